@@ -145,12 +145,12 @@ class Rollouts:
     @property
     def decision_valid(self) -> NDArray[np.bool_]:
         """(B,D) true where the policy was asked: at least one of the chunk's actions was executed."""
-        return self.valid.any(-1)
+        return np.asarray(self.valid.any(-1))
 
     @property
     def num_steps(self) -> NDArray[np.int64]:
         """(B,) executed control steps."""
-        return self.valid.sum((1, 2))
+        return np.asarray(self.valid.sum((1, 2), dtype=np.int64))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Rollouts:
         """The episodes in `rows`, in that order."""

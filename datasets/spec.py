@@ -112,9 +112,7 @@ class RobotSpec:
             mine, theirs = getattr(self, key), getattr(other, key)
             if len(mine) != len(theirs):
                 names = [item.name for item in mine], [item.name for item in theirs]
-                found.append(
-                    f"{key}: {len(mine)} entries {names[0]} against {len(theirs)} {names[1]}"
-                )
+                found.append(f"{key}: {len(mine)} entries {names[0]} against {len(theirs)} {names[1]}")
                 continue
             found += [
                 f"{key}[{index}]: {a} against {b}"
