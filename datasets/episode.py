@@ -120,7 +120,7 @@ class Rollouts:
         success: bool (B,).
         truncated: bool (B,), ended by the step limit.
         latent: what the policy needs to recompute log-probabilities: name to array (B,D,...).
-        log_prob: float32 (B,D) behaviour log-probability, in the policy's own convention.
+        log_prob: float32 (B,D,H) behaviour log-probability of each control step, summed over its dimensions.
         policy_version: the learner iteration that played them.
     """
 

@@ -20,7 +20,8 @@ class ActionSample:
 
     Attributes:
         action: float32 (B,H,A) in the RobotSpec's physical units, clipped to its limits.
-        log_prob: float32 (B,), in the policy's stated convention; NaN-free, zero for greedy calls.
+        log_prob: float32 (B,H), one per control step (summed over that step's action dimensions), so that
+            the part that was never executed can be left out of the ratio; zero for greedy calls.
         latent: name to (B,...) arrays from which `log_prob` can be recomputed exactly.
     """
 
@@ -64,7 +65,7 @@ class StepResult:
 
 
 class VectorEnv(Protocol):
-    """Many environments in slots 0..num_slots-1. Results never depend on how they are spread over processes."""
+    """Many environments in slots 0..num_slots-1. Results never depend on how processes share the slots."""
 
     spec: RobotSpec
     num_slots: int

@@ -87,7 +87,7 @@ def split_of_lattice(value_m: float) -> Split:
 
 
 def counter_generator(*key: str | int) -> np.random.Generator:
-    """A Philox generator keyed by a hash of `key`: same key, same numbers, on any machine and in any order."""
+    """A Philox generator keyed by a hash of `key`: same key, same numbers, in any order, anywhere."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 
