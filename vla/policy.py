@@ -1,4 +1,4 @@
-"""What an algorithm needs of a policy: one protocol for flow and token heads, and the batch it learns from."""
+"""What an algorithm needs of a policy: one protocol for flow and token heads, and the batch it learns on."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def flatten(
     return DecisionBatch(
         pixels=torch.from_numpy(np.stack([rollouts.images[name][mask] for name in cameras], axis=1)),
         state=torch.from_numpy(rollouts.state[mask]),
-        instruction=[rollouts.instruction[row] for row in episode],
+        instruction=[rollouts.instruction[int(row)] for row in episode],
         action=torch.from_numpy(rollouts.action[mask]),
         valid=torch.from_numpy(rollouts.valid[mask]),
         log_prob=torch.from_numpy(rollouts.log_prob[mask]),

@@ -23,9 +23,8 @@ def build_tokenizer(sentences: Iterable[str]) -> Tokenizer:
     )
     vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, BOS, END, IMAGE, *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    # The stubs mark these as read-only; assigning them is the library's documented way.
-    tokenizer.normalizer = Lowercase()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = splitter
     return tokenizer
 
 
@@ -67,7 +66,8 @@ def prompt_ids(
         words = [bos, *tokenizer.encode(text, add_special_tokens=False).ids, end]
         if len(words) > max_words:
             raise ValueError(
-                f"instruction {text!r} is {len(words) - 2} tokens long; this policy reads at most {max_words - 2}"
+                f"instruction {text!r} is {len(words) - 2} tokens long; "
+                f"this policy reads at most {max_words - 2}"
             )
         ids[row, num_image_tokens : num_image_tokens + len(words)] = torch.tensor(words)
         mask[row, num_image_tokens : num_image_tokens + len(words)] = 1

@@ -1,0 +1,114 @@
+"""The flow-matching head of pi-zero, with exact log-probabilities of its stochastic sampling.
+
+Time runs from 1 (noise) to 0 (action); the network predicts the velocity v = noise - action. Deterministic
+sampling is the Euler step x <- x - delta * v. Stochastic sampling follows Flow-SDE as in pi-RL (arXiv
+2510.25889, section 4.2): one denoising step of each decision is replaced by a Gaussian step whose marginals
+are those of the ODE; the log-probability of that one step is the log-probability of the decision, given the
+latent it started from. The initial noise and the deterministic steps are part of the (inner) state and carry
+no gradient, so nothing is approximated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sde_moments(
+    x: Tensor, velocity: Tensor, time: Tensor, delta: float, noise_level: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the stochastic step from `time` to ``time - delta``.
+
+    With the estimates of the action x0 = x - v t and of the noise x1 = x + v (1 - t), and
+    sigma = noise_level * sqrt(t / (1 - t)) (at t = 1 the next grid point's time is used for the 1 - t, which
+    would vanish), the step is Gaussian with mean x0 (1 - s) + x1 (s - sigma^2 delta / (2 t)), s = t - delta,
+    and standard deviation sigma sqrt(delta). A noise level of zero gives back the Euler step.
+
+    Args:
+        x: float32 (N,H,A), latent at `time`.
+        velocity: float32 (N,H,A), prediction there.
+        time: float32 (N,), in (0, 1].
+        delta: length of the step.
+        noise_level: a in the paper, 0.5 there.
+
+    Returns:
+        mean (N,H,A) and standard deviation (N,1,1).
+    """
+    t = time[:, None, None]
+    action = x - velocity * t
+    noise = x + velocity * (1.0 - t)
+    distance = 1.0 - torch.where(t > 1.0 - 1e-6, t - delta, t)
+    sigma2 = noise_level**2 * t / distance
+    mean = action * (1.0 - (t - delta)) + noise * (t - delta - sigma2 * delta / (2.0 * t))
+    return mean, torch.sqrt(sigma2 * delta)
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Log-density of each element of `x` under independent normals, in float32."""
+    z = (x.float() - mean.float()) / std.float()
+    return -0.5 * z * z - torch.log(std.float()) - 0.5 * math.log(2.0 * math.pi)
+
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x (N,H,A), time (N,)) -> velocity (N,H,A)
+
+
+def sample(
+    velocity: Velocity,
+    start: Tensor,
+    num_steps: int,
+    noise_level: float,
+    stochastic_step: Tensor | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Denoise `start` in `num_steps` steps, one of them stochastic in each row.
+
+    Args:
+        velocity: the network with everything but the latent and the time bound.
+        start: float32 (N,H,A), initial noise.
+        num_steps: how many denoising steps.
+        noise_level: see `sde_moments`.
+        stochastic_step: int64 (N,), which step is stochastic in each row; None for the plain ODE.
+        noise: float32 (N,H,A) standard normal for that step.
+
+    Returns:
+        the action (N,H,A); the latents before and after the stochastic step (N,H,A); and its elementwise
+        log-density (N,H,A), zeros for the ODE.
+    """
+    x, delta = start, 1.0 / num_steps
+    before, after, log_prob = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    for step in range(num_steps):
+        time = torch.full((len(x),), 1.0 - step * delta, device=x.device)
+        v = velocity(x, time)
+        following = x - delta * v
+        if stochastic_step is not None and noise is not None:
+            mean, std = sde_moments(x, v, time, delta, noise_level)
+            jumped = mean + std * noise
+            here = (stochastic_step == step)[:, None, None]
+            following = torch.where(here, jumped, following)
+            before = torch.where(here, x, before)
+            after = torch.where(here, jumped, after)
+            log_prob = torch.where(here, gaussian_log_prob(jumped, mean, std), log_prob)
+        x = following
+    return x, before, after, log_prob
+
+
+def step_log_prob(
+    velocity: Velocity, before: Tensor, after: Tensor, step: Tensor, num_steps: int, noise_level: float
+) -> Tensor:
+    """Recompute the elementwise log-density of a recorded stochastic step: (N,H,A), with gradient.
+
+    Args:
+        velocity: the network with the observation bound.
+        before: float32 (N,H,A), latent before the step.
+        after: float32 (N,H,A), latent after it.
+        step: int64 (N,), which step it was.
+        num_steps: of the sampling that recorded it.
+        noise_level: of the sampling that recorded it.
+    """
+    delta = 1.0 / num_steps
+    time = 1.0 - step.to(before.dtype) * delta
+    mean, std = sde_moments(before, velocity(before, time), time, delta, noise_level)
+    return gaussian_log_prob(after, mean, std)

@@ -1,0 +1,568 @@
+"""pi-zero from `transformers` as a regrip policy: any size from a config, a flow head or a token head.
+
+The network is `PI0ForConditionalGeneration` itself (PaliGemma prefix of image patches and words, action
+expert that attends to the prefix's keys and values). What this file adds: the RobotSpec and normaliser that
+travel with it, sampling with exact log-probabilities, a critic on the VLM's features, and an optional
+convolutional patch stem, with which a network of a million parameters sees far better than with one linear
+layer a patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
+
+from ..datasets.episode import Observation
+from ..datasets.protocols import ActionSample
+from ..datasets.spec import RobotSpec
+from ..datasets.starts import counter_generator
+from . import flow
+from .policy import DecisionBatch, Evaluation
+from .text import load_tokenizer, prompt_ids
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Statistics of the demonstrations: state and action mean and standard deviation, action 1 % and 99 %."""
+
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    action_q01: tuple[float, ...]
+    action_q99: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, state: NDArray[np.float32], action: NDArray[np.float32], spec: RobotSpec) -> Normalizer:
+        """Statistics over all rows of state (T,S) and action (T,A).
+
+        A dimension that hardly moved in the demonstrations is given a floor of 2 % of its range, so that
+        exploration noise and rounding are not blown up into it.
+        """
+
+        def floor(std: NDArray[np.float64], low: list[float], high: list[float]) -> tuple[float, ...]:
+            return tuple(np.maximum(std, 0.02 * (np.array(high) - np.array(low))).tolist())
+
+        def limits(axes: Sequence[Any]) -> tuple[list[float], list[float]]:
+            return [axis.low for axis in axes], [axis.high for axis in axes]
+
+        q01, q99 = np.quantile(action, [0.01, 0.99], axis=0)
+        return cls(
+            state_mean=tuple(state.mean(0, dtype=np.float64).tolist()),
+            state_std=floor(state.std(0, dtype=np.float64), *limits(spec.state)),
+            action_mean=tuple(action.mean(0, dtype=np.float64).tolist()),
+            action_std=floor(action.std(0, dtype=np.float64), *limits(spec.action)),
+            action_q01=tuple(q01.tolist()),
+            action_q99=tuple(q99.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the network is used; saved beside its weights.
+
+    Attributes:
+        head: ``flow`` (pi-zero's own) or ``tokens`` (OpenVLA-style bins, decoded in parallel).
+        stem: ``patch`` (SigLIP's linear patches, as published) or ``conv`` (small strided convolutions).
+        denoise_steps: Euler steps of the flow; few are enough and every one costs a pass of the expert.
+        noise_level: a of the stochastic step; 0.5 in pi-RL, too little is unstable.
+        stochastic_step: which denoising step is the stochastic one: ``random`` as in pi-RL, or ``last``.
+        bins: of the token head, over the 1 % to 99 % range of each action dimension.
+        temperature: of the token head when it samples; the training pass divides by the same number.
+        max_words: length to which instructions are padded, with two special tokens.
+        precision: ``float32``, or ``bfloat16`` autocast of the network (log-densities stay float32).
+    """
+
+    head: Literal["flow", "tokens"] = "flow"
+    stem: Literal["patch", "conv"] = "conv"
+    denoise_steps: int = 2
+    noise_level: float = 0.5
+    stochastic_step: Literal["random", "last"] = "last"
+    bins: int = 64
+    temperature: float = 1.0
+    max_words: int = 16
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+def nano_config(
+    image_size: int = 64,
+    vocab_size: int = 128,
+    chunk_size: int = 5,
+    width: int = 128,
+    layers: int = 3,
+    max_state_dim: int = 16,
+    max_action_dim: int = 8,
+) -> PI0Config:
+    """pi0-nano: about 1.2 million parameters at width 128, random weights, no hub."""
+    heads = 4
+    patch = 16
+    gemma = {
+        "model_type": "gemma",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": 2 * width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "head_dim": width // heads,
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 1024,
+    }
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "patch_size": patch,
+        "image_size": image_size,
+        "num_hidden_layers": 1,
+        "num_attention_heads": heads,
+        "vision_use_head": False,
+    }
+    return PI0Config(
+        vlm_config={
+            "model_type": "paligemma",
+            "text_config": gemma,
+            "vision_config": vision,
+            "projection_dim": width,
+            "image_token_id": vocab_size,
+        },
+        dit_config=dict(gemma),
+        chunk_size=chunk_size,
+        max_state_dim=max_state_dim,
+        max_action_dim=max_action_dim,
+    )
+
+
+class ConvStem(nn.Sequential):
+    """Strided convolutions from pixels to one vector a patch, in the place of SigLIP's linear patches."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        if patch_size < 8 or patch_size & (patch_size - 1):
+            raise ValueError(
+                f"the conv stem halves the image: patch size {patch_size} is no power of two >= 8"
+            )
+        channels = [3, 24, 48, 96]
+        layers: list[nn.Module] = []
+        for index in range(patch_size.bit_length() - 2):
+            source, target = channels[min(index, 3)], channels[min(index + 1, 3)]
+            layers += [
+                nn.Conv2d(source, target, 5 if index == 0 else 3, 2, 2 if index == 0 else 1),
+                nn.GroupNorm(8, target),
+                nn.SiLU(),
+            ]
+        layers.append(nn.Conv2d(channels[min(patch_size.bit_length() - 2, 3)], width, 3, 2, 1))
+        super().__init__(*layers)
+
+    @property
+    def weight(self) -> Tensor:
+        """SigLIP asks its patch embedding for the data type of this."""
+        weight = self[0].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+
+class Critic(nn.Module):
+    """Return from the VLM's pooled features and the proprioceptive state: a four-layer MLP (pi-RL)."""
+
+    def __init__(self, features: int, state: int, width: int = 128) -> None:
+        super().__init__()
+        sizes = [features + state, width, width, width]
+        layers: list[nn.Module] = []
+        for source, target in itertools.pairwise(sizes):
+            layers += [nn.Linear(source, target), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, features: Tensor, state: Tensor) -> Tensor:
+        value: Tensor = self.layers(torch.cat([features, state], -1)).squeeze(-1)
+        return value
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The VLM's pass over images and words, shared by denoising steps, by critic and by group members."""
+
+    cache: DynamicCache
+    mask: Tensor  # int64 (N,L)
+    features: Tensor  # (N,F), pooled
+
+
+class Pi0Policy(nn.Module):
+    """A pi-zero policy with everything it needs to act on a robot that matches its spec.
+
+    Args:
+        config: architecture, of any size.
+        settings: how it samples.
+        spec: the robot it acts on; `config` must have room for its state and action dimensions.
+        normalizer: statistics of the demonstrations.
+        tokenizer: turns instructions into ids.
+
+    Raises:
+        ValueError: if the spec does not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        config: PI0Config,
+        settings: Settings,
+        spec: RobotSpec,
+        normalizer: Normalizer,
+        tokenizer: Tokenizer,
+    ) -> None:
+        super().__init__()
+        vlm: Any = config.vlm_config
+        vision, text = vlm.vision_config, vlm.text_config
+        if spec.action_dim > config.max_action_dim or spec.state_dim > config.max_state_dim:
+            raise ValueError(
+                f"robot {spec.name} has {spec.action_dim} action and {spec.state_dim} state dimensions; "
+                f"this pi0 config holds {config.max_action_dim} and {config.max_state_dim}"
+            )
+        for camera in spec.cameras:
+            if (camera.height, camera.width) != (vision.image_size, vision.image_size):
+                raise ValueError(
+                    f"camera {camera.name} gives {camera.height}x{camera.width} px; "
+                    f"this pi0 config sees {vision.image_size}x{vision.image_size}"
+                )
+        self.config, self.settings, self.spec = config, settings, spec
+        self.normalizer, self.tokenizer = normalizer, tokenizer
+        self.chunk_size = int(config.chunk_size)
+        self.cameras = [camera.name for camera in spec.cameras]
+        self.pi0 = PI0ForConditionalGeneration(config)
+        if settings.stem == "conv":
+            embeddings = self.pi0.model.vlm.vision_tower.embeddings
+            embeddings.patch_embedding = ConvStem(vision.hidden_size, vision.patch_size)
+        self.num_image_tokens = len(spec.cameras) * (vision.image_size // vision.patch_size) ** 2
+        self.pool = nn.Linear(text.hidden_size, 1)
+        self.critic = Critic(2 * text.hidden_size, config.max_state_dim)
+        # Where is the instructed object, in the base frame: an auxiliary target of imitation alone.
+        self.locate = nn.Sequential(
+            nn.Linear(2 * text.hidden_size, text.hidden_size), nn.SiLU(), nn.Linear(text.hidden_size, 3)
+        )
+        if settings.head == "tokens":
+            dit: Any = config.dit_config
+            width = dit.hidden_size
+            self.queries = nn.Parameter(torch.randn(self.chunk_size, width) * 0.02)
+            self.token_out = nn.Linear(width, spec.action_dim * settings.bins)
+        for name in ("state_mean", "state_std", "action_mean", "action_std", "action_q01", "action_q99"):
+            self.register_buffer(name, torch.tensor(getattr(normalizer, name)), persistent=False)
+        self._prompts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.eval()  # dropout would make the ratio differ from one before the first update
+
+    # ---- the network ---------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.pool.weight.device
+
+    def _autocast(self) -> torch.autocast:
+        low = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+
+    def prefix(self, pixels: Tensor, instruction: Sequence[str]) -> Prefix:
+        """Run the VLM over uint8 images (N,C,h,w,3) and N sentences."""
+        count, num_cameras = pixels.shape[:2]
+        ids, mask = self._prompt(instruction)
+        values = pixels.to(self.device).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+        present = torch.ones(count, num_cameras, dtype=torch.bool, device=self.device)
+        model = self.pi0.model
+        with self._autocast():
+            embeddings = model.embed_prefix(ids, values, present)
+            output = model.vlm(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=mask.cumsum(-1) - 1,
+                token_type_ids=torch.zeros_like(ids),  # zero: every prefix token sees every other
+                use_cache=True,
+            )
+        hidden = output.last_hidden_state.float()
+        score = self.pool(hidden).squeeze(-1).masked_fill(mask == 0, float("-inf"))
+        attended = (score.softmax(-1).unsqueeze(1) @ hidden).squeeze(1)
+        mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(-1, keepdim=True)
+        return Prefix(output.past_key_values, mask, torch.cat([attended, mean], -1))
+
+    def _prompt(self, instruction: Sequence[str]) -> tuple[Tensor, Tensor]:
+        vlm: Any = self.config.vlm_config
+        for text in set(instruction) - self._prompts.keys():
+            ids, mask = prompt_ids(
+                self.tokenizer,
+                [text],
+                self.num_image_tokens,
+                vlm.image_token_id,
+                self.settings.max_words,
+            )
+            self._prompts[text] = ids[0], mask[0]
+        rows = [self._prompts[text] for text in instruction]
+        return (
+            torch.stack([ids for ids, _ in rows]).to(self.device),
+            torch.stack([mask for _, mask in rows]).to(self.device),
+        )
+
+    def _state(self, state: Tensor) -> Tensor:
+        normal = (state.to(self.device) - self.state_mean) / self.state_std  # type: ignore[operator]
+        return functional.pad(normal, (0, self.config.max_state_dim - normal.shape[-1]))
+
+    def _velocity(self, state: Tensor, prefix: Prefix) -> flow.Velocity:
+        suffix = self.chunk_size + 1  # the state token and one token an action
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            with self._autocast():
+                output = self.pi0(
+                    state=state,
+                    noise=x,
+                    timestep=time,
+                    attention_mask=prefix.mask,
+                    past_key_values=prefix.cache,
+                )
+            prefix.cache.crop(-suffix)  # the next denoising step must see the prefix alone
+            predicted: Tensor = output.logits.float()
+            return predicted
+
+        return velocity
+
+    def _token_logits(self, state: Tensor, prefix: Prefix) -> Tensor:
+        """Parallel decoding: one pass of the expert over learnt queries -> float32 (N,H,A,bins)."""
+        embed = self.pi0.embed_action_time.state_proj(state)[:, None]
+        queries = self.queries.expand(len(state), -1, -1)
+        with self._autocast():
+            output = self.pi0.model(
+                action_embeds=torch.cat([embed, queries], 1),
+                attention_mask=prefix.mask,
+                past_key_values=prefix.cache,
+            )
+            logits = self.token_out(output.last_hidden_state[:, -self.chunk_size :])
+        prefix.cache.crop(-(self.chunk_size + 1))
+        shape = (len(state), self.chunk_size, self.spec.action_dim, self.settings.bins)
+        shaped: Tensor = logits.float().view(shape)
+        return shaped
+
+    # ---- acting --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(
+        self, observation: Observation, noise_keys: Sequence[tuple[str | int, ...]] | None
+    ) -> ActionSample:
+        """Answer a batch of observations; see `datasets.protocols.Actor`.
+
+        Rows with the same images and sentence (the members of a group at their first decision) share one
+        pass of the VLM.
+        """
+        pixels = np.stack([observation.images[name] for name in self.cameras], axis=1)
+        unique, inverse = _same_rows(pixels, observation.instruction)
+        prefix = self.prefix(torch.from_numpy(pixels[unique]), [observation.instruction[i] for i in unique])
+        if len(unique) < len(pixels):
+            rows = torch.from_numpy(inverse).to(self.device)
+            prefix.cache.batch_select_indices(rows)
+            prefix = Prefix(prefix.cache, prefix.mask[rows], prefix.features[rows])
+        state = self._state(torch.from_numpy(observation.state))
+        draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
+        if self.settings.head == "tokens":
+            return self._act_tokens(state, prefix, draw)
+        return self._act_flow(state, prefix, draw)
+
+    def _act_flow(
+        self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
+    ) -> ActionSample:
+        shape = (self.chunk_size, int(self.config.max_action_dim))
+        steps, dims = self.settings.denoise_steps, self.spec.action_dim
+        if draw is None:
+            start = torch.zeros(len(state), *shape, device=self.device)
+            x, *_ = flow.sample(self._velocity(state, prefix), start, steps, 0.0, None, None)
+            return ActionSample(self._physical(x), np.zeros((len(state), self.chunk_size), np.float32))
+        numbers = np.stack([g.standard_normal((2, *shape), dtype=np.float32) for g in draw])
+        if self.settings.stochastic_step == "last":
+            chosen = np.full(len(draw), steps - 1)
+        else:
+            chosen = np.array([int(g.integers(steps)) for g in draw])
+        start, noise = (torch.from_numpy(numbers[:, i]).to(self.device) for i in range(2))
+        step = torch.from_numpy(chosen).to(self.device)
+        x, before, after, log_prob = flow.sample(
+            self._velocity(state, prefix), start, steps, self.settings.noise_level, step, noise
+        )
+        return ActionSample(
+            self._physical(x),
+            log_prob[..., :dims].sum(-1).cpu().numpy(),
+            {"before": before.cpu().numpy(), "after": after.cpu().numpy(), "step": chosen.astype(np.int64)},
+        )
+
+    def _act_tokens(
+        self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
+    ) -> ActionSample:
+        log_p = (self._token_logits(state, prefix) / self.settings.temperature).log_softmax(-1)
+        if draw is None:
+            token = log_p.argmax(-1)
+            log_prob = np.zeros(log_p.shape[:2], np.float32)
+        else:
+            uniform = np.stack([g.random(log_p.shape[1:3], dtype=np.float32) for g in draw])
+            cumulative = log_p.exp().cumsum(-1)
+            # Compare against the last cumulative value, which rounding may leave a little off one.
+            threshold = torch.from_numpy(uniform).to(self.device)[..., None] * cumulative[..., -1:]
+            token = (cumulative < threshold).sum(-1).clamp_(max=self.settings.bins - 1)
+            log_prob = log_p.gather(-1, token[..., None]).squeeze(-1).sum(-1).cpu().numpy()
+        low, high = self.action_q01, self.action_q99
+        action = low + (token + 0.5) / self.settings.bins * (high - low)  # type: ignore[operator]
+        return ActionSample(self._clip(action), log_prob, {"token": token.cpu().numpy()})
+
+    def _physical(self, x: Tensor) -> NDArray[np.float32]:
+        return self._clip(x[..., : self.spec.action_dim] * self.action_std + self.action_mean)  # type: ignore[operator]
+
+    def _clip(self, action: Tensor) -> NDArray[np.float32]:
+        clipped: NDArray[np.float32] = np.clip(
+            action.float().cpu().numpy(), self.spec.action_low, self.spec.action_high
+        )
+        return clipped
+
+    # ---- learning ------------------------------------------------------------------------------------
+
+    def evaluate(self, batch: DecisionBatch) -> Evaluation:
+        """Log-probabilities of recorded decisions and the critic's values, in one pass, with gradient."""
+        prefix = self.prefix(batch.pixels, batch.instruction)
+        state = self._state(batch.state)
+        value = self.critic(prefix.features, state)
+        latent = {name: tensor.to(self.device) for name, tensor in batch.latent.items()}
+        if self.settings.head == "tokens":
+            log_p = (self._token_logits(state, prefix) / self.settings.temperature).log_softmax(-1)
+            log_prob = log_p.gather(-1, latent["token"][..., None]).squeeze(-1).sum(-1)
+        else:
+            log_prob = flow.step_log_prob(
+                self._velocity(state, prefix),
+                latent["before"],
+                latent["after"],
+                latent["step"],
+                self.settings.denoise_steps,
+                self.settings.noise_level,
+            )[..., : self.spec.action_dim].sum(-1)
+        return Evaluation(log_prob, value, prefix.features)
+
+    def imitation_loss(
+        self, batch: DecisionBatch, generator: torch.Generator, locate_weight: float = 0.0
+    ) -> Tensor:
+        """Flow-matching loss (arXiv 2410.24164, section IV) or cross-entropy, mean over executed steps.
+
+        Args:
+            batch: demonstrated decisions; steps with ``valid`` false carry no loss.
+            generator: draws noise and flow times, on the CPU so that devices agree.
+            locate_weight: weight of the auxiliary loss that asks where the instructed object is (the first
+                three privileged numbers, metres in the base frame, in units of 10 cm).
+        """
+        prefix = self.prefix(batch.pixels, batch.instruction)
+        state, action = self._state(batch.state), batch.action.to(self.device)
+        valid = batch.valid.to(self.device).float()
+        if self.settings.head == "tokens":
+            low, high = self.action_q01, self.action_q99
+            scaled = (action - low) / (high - low).clamp_min(1e-6)  # type: ignore[operator]
+            token = (scaled * self.settings.bins).long().clamp_(0, self.settings.bins - 1)
+            log_p = self._token_logits(state, prefix).log_softmax(-1)
+            error = -log_p.gather(-1, token[..., None]).squeeze(-1).mean(-1)
+        else:
+            if self.config.time_sampling_beta_beta != 1.0:
+                raise ValueError(
+                    f"flow times are drawn from Beta(a, 1) as in pi-zero; this config asks for "
+                    f"Beta({self.config.time_sampling_beta_alpha}, {self.config.time_sampling_beta_beta})"
+                )
+            normal = (action - self.action_mean) / self.action_std  # type: ignore[operator]
+            normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+            noise = torch.randn(normal.shape, generator=generator).to(self.device)
+            uniform = torch.rand(len(normal), generator=generator).to(self.device)
+            time = uniform ** (1.0 / self.config.time_sampling_beta_alpha)
+            time = time * self.config.time_sampling_scale + self.config.time_sampling_offset
+            t = time[:, None, None]
+            predicted = self._velocity(state, prefix)(t * noise + (1 - t) * normal, time)
+            error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
+        loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
+        if locate_weight:
+            target = batch.privileged[:, :3].to(self.device)
+            loss = loss + locate_weight * functional.smooth_l1_loss(
+                self.locate(prefix.features), target * 10.0, beta=0.1
+            )
+        return loss
+
+    # ---- files ---------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the policy: weights as safetensors, all else as JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.weights(), str(folder / "model.safetensors"))
+        (folder / "config.json").write_text(json.dumps(self.describe(), indent=1))
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "robot.json").write_text(json.dumps(self.spec.to_json(), indent=1))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            "normalizer": dataclasses.asdict(self.normalizer),
+            "pi0": json.loads(self.config.to_json_string(use_diff=False)),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, **changes: Any) -> Pi0Policy:
+        """Read a policy folder; `changes` override fields of its Settings.
+
+        Raises:
+            FileNotFoundError: if a file is missing, naming it.
+            ValueError: if a file is truncated or does not fit.
+        """
+        for name in ("config.json", "robot.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} is not a policy folder: {name} is missing. "
+                    "`regrip base` and `regrip train` write such folders"
+                )
+        try:
+            described = json.loads((folder / "config.json").read_text())
+            spec = RobotSpec.from_json(json.loads((folder / "robot.json").read_text()))
+            weights = load_file(str(folder / "model.safetensors"))
+        except Exception as error:  # safetensors raises its own class on a torn file
+            if type(error).__name__ not in ("SafetensorError", "JSONDecodeError"):
+                raise
+            raise ValueError(f"policy folder {folder} is damaged ({error}); copy it again") from error
+        policy = cls(
+            PI0Config.from_dict(described["pi0"]),
+            Settings(**{**described["settings"], **changes}),
+            spec,
+            Normalizer(**{key: tuple(value) for key, value in described["normalizer"].items()}),
+            load_tokenizer(folder / "tokenizer.json"),
+        )
+        policy.load_weights(weights, str(folder))
+        return policy
+
+    def load_weights(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """Load exact float32 weights; refuses missing, extra or misshapen ones by name."""
+        mine = self.state_dict()
+        wrong = sorted(mine.keys() ^ weights.keys()) + [
+            name for name in mine.keys() & weights.keys() if mine[name].shape != weights[name].shape
+        ]
+        if wrong:
+            raise ValueError(f"weights of {source} do not fit this architecture: {', '.join(wrong[:5])}")
+        self.load_state_dict(dict(weights))
+
+
+def _same_rows(
+    pixels: NDArray[np.uint8], instruction: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the first of each set of equal rows, and each row's index into them."""
+    seen: dict[bytes, int] = {}
+    first: list[int] = []
+    inverse = np.empty(len(pixels), np.int64)
+    for row, text in enumerate(instruction):
+        key = hashlib.blake2b(pixels[row].tobytes() + text.encode(), digest_size=16).digest()
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(row)
+        inverse[row] = seen[key]
+    return np.array(first, np.int64), inverse
