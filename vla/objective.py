@@ -216,8 +216,8 @@ def assert_ratio_one(
     raise RatioNotOneError(
         f"before any update the log-probability of element {index} is {float(log_prob[index]):.6g}, but the "
         f"policy acted with {float(old_log_prob[index]):.6g}: |log ratio| {worst:.3g}, allowed {tol:.3g} "
-        f"({wrong} of {gap.numel()} elements are off). Usual causes: dropout left on, half precision, another "
-        "temperature, latents or weights of another iteration, images that changed since they were acted on. "
+        f"({wrong} of {gap.numel()} elements are off). Usual causes: dropout left on, half precision, "
+        "another temperature, latents or weights of another iteration, images that changed in between. "
         "`regrip doctor` runs this check on a small policy."
     )
 
