@@ -155,14 +155,14 @@ class ConvStem(nn.Sequential):
             raise ValueError(
                 f"the conv stem halves the image: patch size {patch_size} is no power of two >= 8"
             )
-        channels = [3, 24, 48, 96]
+        channels = [3, 16, 32, 64]
         layers: list[nn.Module] = []
         for index in range(patch_size.bit_length() - 2):
             source, target = channels[min(index, 3)], channels[min(index + 1, 3)]
             layers += [
                 nn.Conv2d(source, target, 5 if index == 0 else 3, 2, 2 if index == 0 else 1),
                 nn.GroupNorm(8, target),
-                nn.SiLU(),
+                nn.ReLU(),  # SiLU's backward pass alone costs as much as a transformer layer here
             ]
         layers.append(nn.Conv2d(channels[min(patch_size.bit_length() - 2, 3)], width, 3, 2, 1))
         super().__init__(*layers)
@@ -176,18 +176,21 @@ class ConvStem(nn.Sequential):
 
 
 class Critic(nn.Module):
-    """Return from the VLM's pooled features and the proprioceptive state: a four-layer MLP (pi-RL)."""
+    """Returns from the VLM's pooled features and the proprioceptive state: a four-layer MLP (pi-RL).
 
-    def __init__(self, features: int, state: int, width: int = 128) -> None:
+    One value for each control step of the chunk about to be executed (action-level values, RLinf-VLA).
+    """
+
+    def __init__(self, features: int, state: int, chunk_size: int, width: int = 128) -> None:
         super().__init__()
         sizes = [features + state, width, width, width]
         layers: list[nn.Module] = []
         for source, target in itertools.pairwise(sizes):
             layers += [nn.Linear(source, target), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, chunk_size))
 
     def forward(self, features: Tensor, state: Tensor) -> Tensor:
-        value: Tensor = self.layers(torch.cat([features, state], -1)).squeeze(-1)
+        value: Tensor = self.layers(torch.cat([features, state], -1))
         return value
 
 
@@ -246,7 +249,7 @@ class Pi0Policy(nn.Module):
             embeddings.patch_embedding = ConvStem(vision.hidden_size, vision.patch_size)
         self.num_image_tokens = len(spec.cameras) * (vision.image_size // vision.patch_size) ** 2
         self.pool = nn.Linear(text.hidden_size, 1)
-        self.critic = Critic(2 * text.hidden_size, config.max_state_dim)
+        self.critic = Critic(2 * text.hidden_size, config.max_state_dim, self.chunk_size)
         # Where is the instructed object, in the base frame: an auxiliary target of imitation alone.
         self.locate = nn.Sequential(
             nn.Linear(2 * text.hidden_size, text.hidden_size), nn.SiLU(), nn.Linear(text.hidden_size, 3)
@@ -368,9 +371,12 @@ class Pi0Policy(nn.Module):
             prefix = Prefix(prefix.cache, prefix.mask[rows], prefix.features[rows])
         state = self._state(torch.from_numpy(observation.state))
         draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
-        if self.settings.head == "tokens":
-            return self._act_tokens(state, prefix, draw)
-        return self._act_flow(state, prefix, draw)
+        answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
+        sample = answer(state, prefix, draw)
+        if draw is None:
+            return sample
+        value = self.critic(prefix.features, state).cpu().numpy()
+        return dataclasses.replace(sample, latent={**sample.latent, "value": value})
 
     def _act_flow(
         self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
@@ -426,11 +432,17 @@ class Pi0Policy(nn.Module):
 
     # ---- learning ------------------------------------------------------------------------------------
 
-    def evaluate(self, batch: DecisionBatch) -> Evaluation:
-        """Log-probabilities of recorded decisions and the critic's values, in one pass, with gradient."""
+    def evaluate(self, batch: DecisionBatch, value_gradient: float = 0.0) -> Evaluation:
+        """Log-probabilities of recorded decisions and the critic's values, in one pass, with gradient.
+
+        Args:
+            batch: the decisions.
+            value_gradient: share of the critic's gradient that reaches the VLM.
+        """
         prefix = self.prefix(batch.pixels, batch.instruction)
         state = self._state(batch.state)
-        value = self.critic(prefix.features, state)
+        stopped = prefix.features.detach()
+        value = self.critic(stopped + value_gradient * (prefix.features - stopped), state)
         latent = {name: tensor.to(self.device) for name, tensor in batch.latent.items()}
         if self.settings.head == "tokens":
             log_p = (self._token_logits(state, prefix) / self.settings.temperature).log_softmax(-1)

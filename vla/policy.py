@@ -93,7 +93,7 @@ class Evaluation:
         log_prob: float32 (N,H), one per control step: summed over the real action dimensions of that step.
             A flow policy's is that of its one stochastic denoising step, a token policy's the sum over its
             tokens. Steps that were not executed are to be masked by the caller.
-        value: float32 (N,), the critic's estimate of the return from here.
+        value: float32 (N,H), the critic's estimate of the return from each control step of the chunk.
         features: float32 (N,F), what the critic reads.
     """
 
