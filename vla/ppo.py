@@ -79,7 +79,7 @@ def update(
     iteration: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """One iteration of learning from B episodes. Arguments and errors are those of `grpo.update`, but for these.
+    """One iteration of learning from B episodes. Arguments and errors as `grpo.update`, but for these.
 
     Args:
         policy: see there.
