@@ -1,0 +1,73 @@
+"""From an action to position targets, in numpy: damped least squares with a pull to a home posture."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.spec import Axis
+from .scenes import CONTROL_RATE_HZ, FINGER_MAX_M, HOME_JOINTS
+
+Array = NDArray[np.float64]
+ControlMode = Literal["ee_delta", "joint_position"]
+CONTROL_MODES: tuple[ControlMode, ...] = get_args(ControlMode)
+
+TRANSLATION_MAX_M = 0.04
+ROTATION_MAX_RAD = 0.25
+WIDTH_MAX_M = 2 * FINGER_MAX_M
+
+# The tool centre point is kept in this box (metres, base frame).
+WORKSPACE_LOW = np.array((0.25, -0.42, 0.006))
+WORKSPACE_HIGH = np.array((0.80, 0.42, 0.55))
+
+_HOME = np.array(HOME_JOINTS)
+_DAMPING = 0.03**2 * np.eye(6)
+_POSTURE_GAIN = 0.1
+JOINT_MARGIN_RAD = 0.02
+
+# The position loops of panda.xml close 1 - exp(-kp/kv * 50 ms) of a step within one control step, and all with
+# the same kp/kv, so leading by the inverse makes the arm travel what the action says, along a straight line.
+_LOOP_TIME_S = 0.06
+_LEAD = 1 / (1 - math.exp(-1 / (CONTROL_RATE_HZ * _LOOP_TIME_S)))
+
+
+def ee_delta_axes() -> tuple[Axis, ...]:
+    move, turn = TRANSLATION_MAX_M, ROTATION_MAX_RAD
+    return (
+        *(Axis(f"d{c}", "m", -move, move) for c in "xyz"),
+        *(Axis(f"r{c}", "rad", -turn, turn) for c in "xyz"),
+        Axis("gripper", "m", 0.0, WIDTH_MAX_M),
+    )
+
+
+def joint_position_axes(low: Array, high: Array) -> tuple[Axis, ...]:
+    joints = (Axis(f"joint{i + 1}", "rad", float(low[i]), float(high[i])) for i in range(7))
+    return (*joints, Axis("gripper", "m", 0.0, WIDTH_MAX_M))
+
+
+def ee_delta_targets(
+    action: Array, tcp: Array, joints: Array, jacobian: Array, low: Array, high: Array
+) -> Array:
+    """Joint targets (7,) that move the tool centre point by the action's translation and rotation vector.
+
+    The motion is taken from the *measured* pose at every step, so the action alone says what happens next:
+    there is no hidden target that runs ahead of the arm or drifts off it, and a blocked arm pushes with a force
+    bounded by the action limit.
+
+    Args:
+        action: (7,) as in `ee_delta_axes`, within its limits.
+        tcp: (3,) measured position of the tool centre point.
+        joints: (7,) measured.
+        jacobian: (6,7) at `joints`, linear rows first.
+        low: (7,) joint limits.
+        high: (7,) joint limits.
+    """
+    twist = action[:6].copy()
+    twist[:3] = np.clip(tcp + twist[:3], WORKSPACE_LOW, WORKSPACE_HIGH) - tcp
+    posture = _POSTURE_GAIN * (_HOME - joints)
+    gram = jacobian @ jacobian.T + _DAMPING
+    step = posture + jacobian.T @ np.linalg.solve(gram, twist - jacobian @ posture)
+    return np.clip(joints + _LEAD * step, low + JOINT_MARGIN_RAD, high - JOINT_MARGIN_RAD)

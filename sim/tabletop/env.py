@@ -1,0 +1,297 @@
+"""The tabletop environment: one episode at a time, as `sim.env.Env` promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ...datasets.spec import Axis, Camera, RobotSpec
+from ...datasets.starts import StartState
+from ..env import EnvStep
+from . import control
+from .control import CONTROL_MODES, ControlMode
+from .experts import Expert
+from .goals import Memory
+from .mujoco_world import MujocoWorld
+from .scenes import CONTROL_RATE_HZ, HOME_JOINTS, Scene
+from .tasks import PARAPHRASES, Paraphrase, Task, load, unknown
+
+CAMERAS = ("front", "wrist")
+IMAGE_SIZES = (32, 512)
+_START_JITTER_RAD = 0.04
+_SNAPSHOT = "regrip tabletop 1"
+
+
+class TabletopEnv:
+    """Implements `Env` on MuJoCo.
+
+    Attributes:
+        privileged_names: what each entry of `privileged()` is.
+    """
+
+    spec: RobotSpec
+    privileged_dim: int
+    instruction: str
+    max_steps: int
+
+    def __init__(
+        self,
+        suite: str = "demo",
+        cameras: Sequence[str] = CAMERAS,
+        image_size: int = 64,
+        control_mode: ControlMode = "ee_delta",
+        paraphrase: Paraphrase = "canonical",
+    ) -> None:
+        """Build a suite's scene.
+
+        Args:
+            suite: ``demo``, ``spatial``, ``object``, ``goal`` or ``long``.
+            cameras: any of ``front`` and ``wrist``, in the order the policy gets them.
+            image_size: height and width in pixels.
+            control_mode: ``ee_delta`` or ``joint_position``.
+            paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
+                state) or ``heldout`` paraphrases.
+
+        Raises:
+            ValueError: if an argument is not one of these.
+        """
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise ValueError(unknown("camera", camera, list(CAMERAS)))
+        if len(set(cameras)) != len(cameras):
+            raise ValueError(f"cameras {list(cameras)} name one twice; give each once")
+        if not IMAGE_SIZES[0] <= image_size <= IMAGE_SIZES[1]:
+            raise ValueError(
+                f"image_size {image_size} is not within {IMAGE_SIZES[0]}..{IMAGE_SIZES[1]} pixels"
+            )
+        if control_mode not in CONTROL_MODES:
+            raise ValueError(unknown("control mode", control_mode, list(CONTROL_MODES)))
+        if paraphrase not in PARAPHRASES:
+            raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
+        self._suite = load(suite)
+        self._paraphrase = paraphrase
+        self._mode = control_mode
+        self._world = MujocoWorld(self._suite.scene, image_size)
+        self.spec = _spec(
+            self._world, control_mode, [Camera(name, image_size, image_size) for name in cameras]
+        )
+        self._low = self.spec.action_low.astype(np.float64)
+        self._high = self.spec.action_high.astype(np.float64)
+        self.privileged_names = privileged_names(self._suite.scene)
+        self.privileged_dim = len(self.privileged_names)
+        self._task: Task | None = None
+        self._memory: Memory = []
+        self._steps = 0
+        self._over = False
+        self.instruction = ""
+        self.max_steps = 0
+
+    @property
+    def task(self) -> Task:
+        """The present episode's task."""
+        if self._task is None:
+            raise RuntimeError("the environment has no episode yet: call reset(start) first")
+        return self._task
+
+    @property
+    def world(self) -> MujocoWorld:
+        """The simulator, for tests, experts and diagnostics."""
+        return self._world
+
+    def reset(self, start: StartState) -> None:
+        """Begin the episode that `start` names; nothing is recompiled.
+
+        Raises:
+            ValueError: if the task is not of this environment's suite.
+        """
+        if start.suite != self._suite.name:
+            raise ValueError(
+                f"start {start} is of suite {start.suite!r}, but this environment plays "
+                f"{self._suite.name!r}: use make(suite={start.suite!r})"
+            )
+        task = self._suite.task(start.task_name)
+        layout = task.arrange(start, start.generator("layout"))
+        jitter = start.generator("robot").uniform(-_START_JITTER_RAD, _START_JITTER_RAD, 7)
+        self._world.place(np.array(HOME_JOINTS) + jitter, control.WIDTH_MAX_M, layout.poses, layout.joints)
+        phrases = task.phrases(self._paraphrase)
+        self._begin(task, phrases[int(start.generator("phrase").integers(len(phrases)))])
+
+    def _begin(self, task: Task, instruction: str) -> None:
+        self._task = task
+        self._memory = task.goal.begin(self._world)
+        self._steps = 0
+        self._over = False
+        self.instruction = instruction
+        self.max_steps = task.max_steps
+
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Execute one control step (50 ms); `action` (7,) or (8,) is clipped to the spec's limits.
+
+        Raises:
+            ValueError: if the action has another shape or is not finite.
+            RuntimeError: if the episode is over.
+        """
+        task = self.task
+        if self._over:
+            raise RuntimeError("the episode is over: call reset(start)")
+        given = np.asarray(action, dtype=np.float64)
+        if given.shape != self._low.shape or not np.isfinite(given).all():
+            raise ValueError(f"action {given} is not {len(self._low)} finite numbers ({self._mode})")
+        self._command(np.clip(given, self._low, self._high))
+        self._world.advance()
+        self._steps += 1
+        success = task.goal.holds(self._world, self._memory)
+        truncated = not success and self._steps >= self.max_steps
+        self._over = success or truncated
+        return EnvStep(float(success), success, truncated)
+
+    def _command(self, action: NDArray[np.float64]) -> None:
+        world = self._world
+        joints = action[:7]
+        if self._mode == "ee_delta":
+            joints = control.ee_delta_targets(
+                action,
+                world.position("tcp"),
+                world.arm_joints(),
+                world.arm_jacobian(),
+                world.joint_low,
+                world.joint_high,
+            )
+        world.command(joints, float(action[-1]))
+
+    def state(self) -> NDArray[np.float32]:
+        """(15,) joints (rad), gripper width (m), tool centre point (m) and its quaternion w, x, y, z.
+
+        The quaternion's sign makes x >= 0. Straight down is (0, 1, 0, 0), as far from the change of sign as can be.
+        """
+        world = self._world
+        quaternion = world.quaternion("tcp")
+        if quaternion[1] < 0:
+            quaternion = -quaternion
+        parts = (world.arm_joints(), (world.gripper_width(),), world.position("tcp"), quaternion)
+        return np.concatenate(parts).astype(np.float32)
+
+    def privileged(self) -> NDArray[np.float32]:
+        """(P,) as `privileged_names` lists: the instructed object's position first."""
+        world = self._world
+        scene = self._suite.scene
+        parts: list[ArrayLike] = [
+            world.position(self.task.target),
+            world.position("tcp"),
+            (world.gripper_width(),),
+        ]
+        for prop in scene.props:
+            parts.append(world.position(prop.name))
+            if prop.loose:
+                parts.append(world.quaternion(prop.name))
+        parts.append([world.joint(name) for name in scene.joints])
+        return np.concatenate(parts).astype(np.float32)
+
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        """One RGB frame (H,W,3) of the size the spec gives.
+
+        Raises:
+            ValueError: if the environment was made without this camera.
+            RenderError: if this machine has no OpenGL.
+        """
+        names = [item.name for item in self.spec.cameras]
+        if camera not in names:
+            raise ValueError(unknown("camera of this environment", camera, names))
+        return self._world.render(camera)
+
+    def expert(self) -> Expert:
+        """A scripted expert for the present episode, from its present state on."""
+        return Expert(self.task, self._world)
+
+    def disturb(self, generator: np.random.Generator, scale_rad: float = 0.1) -> None:
+        """Move the arm's joints by a random amount, right after a reset: demonstrations then begin elsewhere."""
+        self._world.displace_arm(generator.normal(0.0, scale_rad, 7))
+
+    def snapshot(self) -> bytes:
+        """The episode as a JSON line, then the simulator state's float64 bytes."""
+        header = {
+            "format": _SNAPSHOT,
+            "suite": self._suite.name,
+            "control_mode": self._mode,
+            "task": self.task.name,
+            "instruction": self.instruction,
+            "steps": self._steps,
+            "over": self._over,
+            "memory": self._memory,
+        }
+        return json.dumps(header).encode() + b"\n" + self._world.get_state().astype("<f8").tobytes()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot of any environment of the same suite and control mode, bit for bit.
+
+        Raises:
+            ValueError: if the snapshot is of another suite, control mode or version.
+        """
+        line, _, body = snapshot.partition(b"\n")
+        header = json.loads(line)
+        mine = (_SNAPSHOT, self._suite.name, self._mode)
+        theirs = (header.get("format"), header.get("suite"), header.get("control_mode"))
+        if theirs != mine:
+            raise ValueError(
+                f"snapshot is of {theirs}, this environment is {mine}: make the environment with the same "
+                "suite and control_mode"
+            )
+        self._task = self._suite.task(header["task"])
+        self.instruction = header["instruction"]
+        self.max_steps = self._task.max_steps
+        self._steps = header["steps"]
+        self._over = header["over"]
+        self._memory = header["memory"]
+        self._world.set_state(np.frombuffer(body, dtype="<f8").astype(np.float64))
+
+    def close(self) -> None:
+        self._world.close()
+
+
+def make(
+    suite: str = "demo",
+    cameras: Sequence[str] = CAMERAS,
+    image_size: int = 64,
+    control_mode: ControlMode = "ee_delta",
+    paraphrase: Paraphrase = "canonical",
+) -> TabletopEnv:
+    """`TabletopEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.tabletop.env:make``."""
+    return TabletopEnv(suite, tuple(cameras), image_size, control_mode, paraphrase)
+
+
+def privileged_names(scene: Scene) -> tuple[str, ...]:
+    """The layout of `TabletopEnv.privileged`.
+
+    ``target``: position of the instructed object (3); ``tcp`` (3); ``gripper_width``; then for each prop of
+    the scene its position (3) and, for loose objects, its quaternion w, x, y, z (4); then each articulated
+    joint.
+    """
+    names = [*(f"target.{c}" for c in "xyz"), *(f"tcp.{c}" for c in "xyz"), "gripper_width"]
+    for prop in scene.props:
+        names += [f"{prop.name}.{c}" for c in "xyz"]
+        if prop.loose:
+            names += [f"{prop.name}.q{c}" for c in "wxyz"]
+    return (*names, *scene.joints)
+
+
+def _spec(world: MujocoWorld, mode: ControlMode, cameras: list[Camera]) -> RobotSpec:
+    joints = control.joint_position_axes(world.joint_low, world.joint_high)
+    state = (
+        *joints[:7],
+        Axis("gripper_width", "m", 0.0, control.WIDTH_MAX_M),
+        *(Axis(f"tcp_{c}", "m", -1.0, 1.0) for c in "xyz"),
+        *(Axis(f"tcp_q{c}", "", -1.0, 1.0) for c in "wxyz"),
+    )
+    return RobotSpec(
+        name="regrip-panda",
+        control_mode=mode,
+        control_rate_hz=CONTROL_RATE_HZ,
+        rotation="rotation_vector_base" if mode == "ee_delta" else "none",
+        gripper="commanded opening width in metres, 0 is shut",
+        action=control.ee_delta_axes() if mode == "ee_delta" else joints,
+        state=state,
+        cameras=tuple(cameras),
+    )

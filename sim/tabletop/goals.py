@@ -1,0 +1,129 @@
+"""Success predicates over the `World` view.
+
+A goal is immutable; what it must remember during an episode (where an object began, for how many steps a
+condition has held) is a nested list of numbers that the environment keeps, so a snapshot can carry it as JSON.
+`holds` is called once after each control step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from . import rotation
+from .world import World
+
+Memory = list[Any]
+
+FINGERS = ("left_finger", "right_finger")
+_REACH_M = 0.07
+_TABLE_X = (-0.15, 0.95)
+_TABLE_Y = (-0.55, 0.55)
+
+
+class Goal(Protocol):
+    def begin(self, world: World) -> Memory:
+        """What to remember of the start state."""
+        ...
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        """Whether the goal is reached in the present state; may write to `memory`."""
+        ...
+
+
+def on_table(world: World, body: str) -> bool:
+    x, y = float(world.position(body)[0]), float(world.position(body)[1])
+    return _TABLE_X[0] < x < _TABLE_X[1] and _TABLE_Y[0] < y < _TABLE_Y[1]
+
+
+def held(world: World, body: str) -> bool:
+    """Pinched by both fingers of a gripper that points down, near the tool centre point.
+
+    Pointing down matters: an object may lie on two fingers that point up.
+    """
+    if not all(world.touching(finger, body) for finger in FINGERS):
+        return False
+    apart = math.dist(world.position("tcp"), world.position(body))
+    return apart < _REACH_M and rotation.upright(world.quaternion("tcp")) < -math.cos(math.pi / 4)
+
+
+def touched(world: World, body: str) -> bool:
+    """By any part of the gripper."""
+    return any(world.touching(part, body) for part in (*FINGERS, "hand"))
+
+
+@dataclass(frozen=True)
+class Steady:
+    """`goal` has held at `steps` consecutive control steps. Memory: [count, the goal's memory]."""
+
+    goal: Goal
+    steps: int
+
+    def begin(self, world: World) -> Memory:
+        return [0, self.goal.begin(world)]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        memory[0] = memory[0] + 1 if self.goal.holds(world, memory[1]) else 0
+        return bool(memory[0] >= self.steps)
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """The object is held by the gripper, `height_m` above where it began, and clear of all in `clear_of`."""
+
+    body: str
+    height_m: float = 0.06
+    clear_of: tuple[str, ...] = ("table",)
+
+    def begin(self, world: World) -> Memory:
+        return [float(world.position(self.body)[2])]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        return (
+            float(world.position(self.body)[2]) >= memory[0] + self.height_m
+            and held(world, self.body)
+            and not any(world.touching(self.body, other) for other in self.clear_of)
+        )
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The object has slid `distance_m` along +x, straight, stands upright on the table, and was never lifted.
+
+    Memory: [x at the start, y at the start, z at the start, 1 while it has never left the table].
+    """
+
+    body: str
+    distance_m: float = 0.08
+    sideways_m: float = 0.05
+    lift_m: float = 0.02
+
+    def begin(self, world: World) -> Memory:
+        return [*world.position(self.body).tolist(), 1]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        x, y, z = world.position(self.body).tolist()
+        if z > memory[2] + self.lift_m:
+            memory[3] = 0
+        return (
+            bool(memory[3])
+            and x - memory[0] >= self.distance_m
+            and abs(y - memory[1]) <= self.sideways_m
+            and rotation.upright(world.quaternion(self.body)) > 0.95
+            and on_table(world, self.body)
+        )
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """The button's cap is down by `depth_m` and the gripper is what touches it."""
+
+    button: str
+    depth_m: float = 0.010
+
+    def begin(self, world: World) -> Memory:
+        return []
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        return world.joint(f"{self.button}/press") <= -self.depth_m and touched(world, f"{self.button}/cap")

@@ -1,0 +1,116 @@
+"""A task: one sentence, where things start, when it is done, and how an expert does it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ...datasets.starts import StartState
+from .goals import Goal
+from .layout import Layout
+from .scenes import Scene
+from .skills import Script
+
+Paraphrase = Literal["canonical", "train", "heldout"]
+Arrange = Callable[[StartState, np.random.Generator], Layout]
+PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite.
+
+    Attributes:
+        name: within the suite, for instance ``lift_red``.
+        instruction: the canonical sentence.
+        train_phrases: other ways to say it, which training may use.
+        heldout_phrases: ways to say it that training never sees.
+        target: the body the sentence is about; its position leads the privileged vector.
+        arrange: draws a start state; the target's x comes from the lattice of the start's split.
+        goal: when it is done.
+        script: the expert's phases.
+        max_steps: the step limit.
+    """
+
+    name: str
+    instruction: str
+    train_phrases: tuple[str, ...]
+    heldout_phrases: tuple[str, ...]
+    target: str
+    arrange: Arrange
+    goal: Goal
+    script: Callable[[], Script]
+    max_steps: int
+
+    def phrases(self, paraphrase: Paraphrase) -> tuple[str, ...]:
+        """The sentences from which an episode draws one."""
+        if paraphrase == "canonical":
+            return (self.instruction,)
+        if paraphrase == "train":
+            return (self.instruction, *self.train_phrases)
+        return self.heldout_phrases
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks on one scene."""
+
+    name: str
+    scene: Scene
+    tasks: tuple[Task, ...]
+
+    def task(self, name: str) -> Task:
+        """The task called `name`.
+
+        Raises:
+            ValueError: if there is none, naming the nearest.
+        """
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise ValueError(unknown(f"task of suite {self.name!r}", name, names))
+        return self.tasks[names.index(name)]
+
+
+# Suite to the module that has its `SUITE`; imported when asked for.
+SUITES: dict[str, str] = {"demo": ".demo"}
+
+
+def load(name: str) -> Suite:
+    """The suite called `name`.
+
+    Raises:
+        ValueError: if there is none, naming the nearest.
+    """
+    if name not in SUITES:
+        raise ValueError(unknown("tabletop suite", name, list(SUITES)))
+    suite = importlib.import_module(SUITES[name], __package__).SUITE
+    assert isinstance(suite, Suite)
+    return suite
+
+
+def task_names(suite: str) -> tuple[str, ...]:
+    """``suite/task`` of every task, as a `StartState` wants it."""
+    return tuple(f"{suite}/{task.name}" for task in load(suite).tasks)
+
+
+def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
+    """Every instruction of a suite, sorted; of one kind, or of all kinds if `paraphrase` is None."""
+    kinds = PARAPHRASES if paraphrase is None else (paraphrase,)
+    return sorted({text for task in load(suite).tasks for kind in kinds for text in task.phrases(kind)})
+
+
+def vocabulary(suite: str) -> list[str]:
+    """Every word of every instruction of a suite, held-out ones too, sorted."""
+    return sorted({word for text in sentences(suite) for word in text.split()})
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """The message for a name that does not exist."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}"
