@@ -220,10 +220,10 @@ def _observation(observation: Observation, rows: list[int]) -> Observation:
 
 def _check_sample(sample: ActionSample, size: int, env: VectorEnv) -> None:
     expected = (size, env.chunk_size, env.spec.action_dim)
-    if sample.action.shape != expected or sample.log_prob.shape != (size,):
+    if sample.action.shape != expected or sample.log_prob.shape != expected[:2]:
         raise ValueError(
             f"the policy answered with actions {sample.action.shape} and log-probabilities "
-            f"{sample.log_prob.shape}, expected {expected} and {(size,)}: its chunk size and robot contract "
+            f"{sample.log_prob.shape}, expected {expected} and {expected[:2]}: its chunk size and robot contract "
             "must be the environment's"
         )
     if not np.isfinite(sample.action).all() or not np.isfinite(sample.log_prob).all():

@@ -17,21 +17,40 @@ from .env import Env, EnvStep
 from .worker import resolve
 
 
+class Expert(Protocol):
+    """Plays the present episode of an environment; one for each episode, it remembers its phase."""
+
+    def act(self) -> NDArray[np.float32]:
+        """The clean action (A,) for the present state."""
+        ...
+
+
 class Teacher(Env, Protocol):
     """An environment whose tasks come with a scripted expert."""
 
-    def expert(self) -> NDArray[np.float32]:
-        """The expert's action (A,) for the present state, noise-free; closed loop, keeps its own phase."""
+    def expert(self) -> Expert:
+        """A fresh expert for the present episode, from its present state on."""
         ...
 
 
 class WithExpert:
-    """Appends the expert's action to the privileged state, so that the worker protocol carries it as it is."""
+    """Appends the expert's action to the privileged state, so that the worker protocol carries it."""
 
     def __init__(self, env: Teacher) -> None:
         self.env = env
         self.spec: RobotSpec = env.spec
         self.privileged_dim = env.privileged_dim + env.spec.action_dim
+        self._begin()
+
+    def _begin(self) -> None:
+        self._expert: Expert | None = None
+        self._label: NDArray[np.float32] = np.zeros(self.spec.action_dim, np.float32)
+
+    def _look(self) -> None:
+        """Ask the expert once for each state, whether or not anyone reads the answer: it keeps a phase."""
+        if self._expert is None:
+            self._expert = self.env.expert()
+        self._label = self._expert.act()
 
     @property
     def instruction(self) -> str:
@@ -43,15 +62,20 @@ class WithExpert:
 
     def reset(self, start: StartState) -> None:
         self.env.reset(start)
+        self._begin()
+        self._look()
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
-        return self.env.step(action)
+        outcome = self.env.step(action)
+        if not outcome.success and not outcome.truncated:
+            self._look()
+        return outcome
 
     def state(self) -> NDArray[np.float32]:
         return self.env.state()
 
     def privileged(self) -> NDArray[np.float32]:
-        return np.concatenate([self.env.privileged(), self.env.expert()]).astype(np.float32)
+        return np.concatenate([self.env.privileged(), self._label]).astype(np.float32)
 
     def render(self, camera: str) -> NDArray[np.uint8]:
         return self.env.render(camera)
@@ -61,6 +85,8 @@ class WithExpert:
 
     def restore(self, snapshot: bytes) -> None:
         self.env.restore(snapshot)
+        self._begin()
+        self._look()
 
     def close(self) -> None:
         self.env.close()

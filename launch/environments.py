@@ -1,0 +1,96 @@
+"""The environments a run can name: their factories, their tasks, and what is said to the policy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..sim.pool import WorkerPool
+
+FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make"}
+CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks"}
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Where episodes are played.
+
+    Attributes:
+        name: the simulator.
+        suite: a family of tasks in one scene.
+        tasks: some of the suite's tasks by name; empty for all.
+        image_size: pixels, both cameras are square.
+        control_mode: what an action means, see `RobotSpec`.
+        paraphrase: which wording of the instructions is used.
+        workers: processes; results do not depend on it. 0 takes one for each core.
+        slots: environments that are played at once; results do depend on it (batch shapes round differently).
+        deadline_s: a worker that answers no call for so long is killed and its episodes replayed.
+        memory_limit_mb: address space of a worker; 0 for no limit.
+    """
+
+    name: Literal["tabletop"] = "tabletop"
+    suite: str = "demo"
+    tasks: tuple[str, ...] = ()
+    image_size: int = 64
+    control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
+    paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
+    workers: int = 0
+    slots: int = 48
+    deadline_s: float = 60.0
+    memory_limit_mb: int = 0
+
+
+def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
+    """The ``module:function`` and keyword arguments that make this environment in a worker."""
+    return FACTORIES[config.name], {
+        "suite": config.suite,
+        "image_size": config.image_size,
+        "control_mode": config.control_mode,
+        "paraphrase": config.paraphrase,
+    }
+
+
+def task_names(config: EnvConfig) -> list[str]:
+    """``suite/task`` of each task of the run.
+
+    Raises:
+        ValueError: if the suite or a task is not known, naming the nearest.
+    """
+    every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
+    for task in config.tasks:
+        _known(f"{config.suite}/{task}", list(every), f"task of suite {config.suite}")
+    return [f"{config.suite}/{task}" for task in config.tasks] or list(every)
+
+
+def sentences(config: EnvConfig) -> list[str]:
+    """Every instruction the environment can give, in every wording, for building a tokenizer."""
+    found: list[str] = importlib.import_module(CATALOGUES[config.name]).sentences(config.suite)
+    return found
+
+
+def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
+    """Start the workers."""
+    import os
+
+    target, kwargs = factory(config)
+    if expert:
+        target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}
+    return WorkerPool(
+        target,
+        kwargs,
+        num_slots=config.slots,
+        chunk_size=chunk_size,
+        num_workers=config.workers or os.cpu_count() or 1,
+        deadline_s=config.deadline_s,
+        memory_limit_mb=config.memory_limit_mb or None,
+    )
+
+
+def _known(name: str, names: list[str], what: str) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no {what} called {name!r}{hint} There are: {', '.join(names)}")
