@@ -7,7 +7,6 @@ started again, and its episodes are played again: environments are deterministic
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import dataclasses
 import json
@@ -64,6 +63,27 @@ importlib.import_module(name + ".sim.worker").main()
 _POLL_S = 0.5
 _CLOSE_S = 5.0
 _STDERR_LINES = 15
+
+
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        FileNotFoundError,
+        FloatingPointError,
+        ImportError,
+        IndexError,
+        KeyError,
+        ModuleNotFoundError,
+        NotImplementedError,
+        OSError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+    )
+} | {"Exception": RuntimeError}
 
 
 class WorkerError(RuntimeError):
@@ -205,6 +225,11 @@ class WorkerPool:
             raise ValueError(
                 f"num_slots {num_slots}, chunk_size {chunk_size}, num_workers {num_workers} and max_failures "
                 f"{max_failures} must all be at least 1"
+            )
+        if min(deadline_s, startup_deadline_s) <= 0 or (memory_limit_mb is not None and memory_limit_mb < 1):
+            raise ValueError(
+                f"deadline_s {deadline_s}, startup_deadline_s {startup_deadline_s} and memory_limit_mb "
+                f"{memory_limit_mb} must be positive (memory_limit_mb may be None for no limit)"
             )
         self.num_slots, self.chunk_size = num_slots, chunk_size
         self.num_workers = min(num_workers, num_slots)
@@ -581,11 +606,12 @@ class WorkerPool:
         else:
             current = int(self._head[worker.index, CURRENT_SLOT])
             detail += f" in slot {current}: {self._slots[current].describe()}"
+        since_s = worker.last_sign_s if worker.calls else time.monotonic()
         incident = Incident(kind, worker.index, slots, detail, 0.0)
         num_failures = worker.num_failures + 1
         tail = worker.stderr_tail()
         if num_failures >= self._max_failures:
-            self._note(incident, worker.last_sign_s)
+            self._note(incident, since_s)
             self.close()
             raise WorkerError(
                 f"worker {worker.index} failed {num_failures} times in a row, the last time it {detail}. "
@@ -597,7 +623,7 @@ class WorkerPool:
         worker.stderr.close()
         replacement = self._workers[worker.index] = self._spawn(worker.index)
         replacement.num_failures = num_failures
-        replacement.lost = (incident, worker.last_sign_s)
+        replacement.lost = (incident, since_s)
         orders = [self._slots[slot].order(slot) for slot in slots]
         self._call(
             replacement,
@@ -629,12 +655,10 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _as_exception(error: Mapping[str, str], where: str) -> Exception:
-    """What a worker reported, as an exception of the same built-in type where there is one."""
-    kind = getattr(builtins, error["type"], None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError):
-        exception: Exception = kind(error["message"])
-    else:
-        exception = RuntimeError(f"{error['type']}: {error['message']}")
+def _as_exception(error: Mapping[str, Any], where: str) -> Exception:
+    """What a worker reported, as its nearest built-in kind: the class itself may not be importable here."""
+    kind = next(kind for name in error["types"] if (kind := _KINDS.get(name)))
+    known = kind.__name__ == error["types"][0]
+    exception = kind(error["message"] if known else f"{error['types'][0]}: {error['message']}")
     exception.add_note(f"{where}; the worker's traceback:\n{error['traceback']}")
     return exception

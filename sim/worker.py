@@ -233,10 +233,10 @@ class Worker:
         return {"results": results, "errors": errors}
 
 
-def describe(error: BaseException) -> dict[str, str]:
+def describe(error: BaseException) -> dict[str, Any]:
     """An exception as JSON, for the parent to raise again."""
     return {
-        "type": type(error).__name__,
+        "types": [kind.__name__ for kind in type(error).__mro__],
         "message": str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error),
         "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
     }

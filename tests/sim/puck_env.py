@@ -78,8 +78,7 @@ class PuckEnv:
             raise ValueError(f"task {start.task!r} is not known, did you mean 'puck/push'?")
         mujoco.mj_resetData(model(), self.data)
         generator = start.generator("layout")
-        self.data.qpos[2:4] = start.lattice(generator, 0.08, 0.3), start.lattice(generator, -0.1, 0.1)
-        mujoco.mj_forward(model(), self.data)
+        self.data.qpos[2:4] = start.lattice(generator, 0.08, 0.3), start.lattice(generator, -0.05, 0.05)
         self.index, self.num_steps = start.index, 0
         self.instruction = f"{start.task_name} box {start.index}"
 
@@ -91,7 +90,7 @@ class PuckEnv:
         self.data.ctrl[:] = np.clip(action, -0.5, 0.5)
         mujoco.mj_step(model(), self.data, 10)
         self.num_steps += 1
-        success = bool(self.data.qpos[2] > 0.35)
+        success = bool(self.data.qpos[2] > 0.32)
         return EnvStep(float(success), success, not success and self.num_steps >= self.max_steps)
 
     def state(self) -> NDArray[np.float32]:
@@ -101,6 +100,9 @@ class PuckEnv:
         return self.data.qpos[2:9].astype(np.float32)
 
     def render(self, camera: str) -> NDArray[np.uint8]:
+        mujoco.mj_kinematics(model(), self.data)  # positions lag behind the state by a step after mj_step
+        mujoco.mj_comPos(model(), self.data)
+        mujoco.mj_camlight(model(), self.data)
         renderer().update_scene(self.data, camera)
         return renderer().render()
 
@@ -114,7 +116,6 @@ class PuckEnv:
         self.index, self.num_steps, instruction = struct.unpack("<qq32s", snapshot[:head])
         self.instruction = instruction.rstrip(b"\0").decode()
         mujoco.mj_setState(model(), self.data, np.frombuffer(snapshot[head:]), STATE)
-        mujoco.mj_forward(model(), self.data)
 
     def close(self) -> None:
         pass
