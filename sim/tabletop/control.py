@@ -28,8 +28,8 @@ _DAMPING = 0.03**2 * np.eye(6)
 _POSTURE_GAIN = 0.1
 JOINT_MARGIN_RAD = 0.02
 
-# The position loops of panda.xml close 1 - exp(-kp/kv * 50 ms) of a step within one control step, and all with
-# the same kp/kv, so leading by the inverse makes the arm travel what the action says, along a straight line.
+# The position loops of panda.xml, all with the same kp/kv, close 1 - exp(-kp/kv * 50 ms) of a step within one
+# control step; leading by the inverse makes the arm travel what the action says, along a straight line.
 _LOOP_TIME_S = 0.06
 _LEAD = 1 / (1 - math.exp(-1 / (CONTROL_RATE_HZ * _LOOP_TIME_S)))
 
@@ -54,8 +54,8 @@ def ee_delta_targets(
     """Joint targets (7,) that move the tool centre point by the action's translation and rotation vector.
 
     The motion is taken from the *measured* pose at every step, so the action alone says what happens next:
-    there is no hidden target that runs ahead of the arm or drifts off it, and a blocked arm pushes with a force
-    bounded by the action limit.
+    there is no hidden target that runs ahead of the arm or drifts off it, and a blocked arm pushes with a
+    force bounded by the action limit.
 
     Args:
         action: (7,) as in `ee_delta_axes`, within its limits.

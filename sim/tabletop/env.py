@@ -165,7 +165,7 @@ class TabletopEnv:
     def state(self) -> NDArray[np.float32]:
         """(15,) joints (rad), gripper width (m), tool centre point (m) and its quaternion w, x, y, z.
 
-        The quaternion's sign makes x >= 0. Straight down is (0, 1, 0, 0), as far from the change of sign as can be.
+        The quaternion's sign makes x >= 0: straight down is (0, 1, 0, 0), as far from a change of sign as can be.
         """
         world = self._world
         quaternion = world.quaternion("tcp")
@@ -207,7 +207,7 @@ class TabletopEnv:
         return Expert(self.task, self._world)
 
     def disturb(self, generator: np.random.Generator, scale_rad: float = 0.1) -> None:
-        """Move the arm's joints by a random amount, right after a reset: demonstrations then begin elsewhere."""
+        """Move the arm's joints by a random amount, right after a reset (more varied demonstrations)."""
         self._world.displace_arm(generator.normal(0.0, scale_rad, 7))
 
     def snapshot(self) -> bytes:

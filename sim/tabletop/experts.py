@@ -54,8 +54,8 @@ def perturbed(
 ) -> NDArray[np.float32]:
     """`action` with Gaussian noise on its motion: `scale` is the standard deviation in action limits.
 
-    Execute this and record the clean action: the noise takes the arm off the expert's path, the label says the
-    way back.
+    Execute this and record the clean action: the noise takes the arm off the expert's path, the label says
+    the way back.
     """
     limits = np.array((*(TRANSLATION_MAX_M,) * 3, *(ROTATION_MAX_RAD,) * 3, 0.0))
     return np.asarray(action + generator.normal(0.0, scale, 7) * limits, dtype=np.float32)

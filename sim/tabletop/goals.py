@@ -1,8 +1,8 @@
 """Success predicates over the `World` view.
 
 A goal is immutable; what it must remember during an episode (where an object began, for how many steps a
-condition has held) is a nested list of numbers that the environment keeps, so a snapshot can carry it as JSON.
-`holds` is called once after each control step.
+condition has held) is a nested list of numbers that the environment keeps, so that a snapshot can
+carry it as JSON. `holds` is called once after each control step.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TIMESTEP_S = 0.005
-"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts do
-as well as at 2 ms, and ten instead of 25 physics steps in a control step make an episode twice as cheap."""
+"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts
+do as well as at 2 ms, and ten physics steps in a control step instead of 25 make an episode twice as cheap."""
 CONTROL_RATE_HZ = 20.0
 SUBSTEPS = round(1 / (CONTROL_RATE_HZ * TIMESTEP_S))
 

@@ -159,7 +159,8 @@ def press(button: str) -> Script:
     """Shut the gripper over the button and go down."""
 
     def over(world: World) -> Array:
-        return world.position(f"{button}/cap") + np.array((0.0, 0.0, 0.035))
+        x, y, z = world.position(f"{button}/cap").tolist()
+        return np.array((x, y, z + 0.035))
 
     def down(world: World) -> Aim:
         x, y, _ = world.position(f"{button}/cap").tolist()
