@@ -156,9 +156,9 @@ class Rollouts:
         """The episodes in `rows`, in that order."""
         index = np.asarray(rows, dtype=np.int64)
         return Rollouts(
-            start=[self.start[i] for i in index],
+            start=[self.start[int(i)] for i in index],
             group=self.group[index],
-            instruction=[self.instruction[i] for i in index],
+            instruction=[self.instruction[int(i)] for i in index],
             images={name: frames[index] for name, frames in self.images.items()},
             state=self.state[index],
             privileged=self.privileged[index],
