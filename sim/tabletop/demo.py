@@ -27,7 +27,7 @@ def _arrange(target: str, *, push: bool = False) -> Arrange:
                 _Y,
                 _YAW if prop.loose else (0.0, 0.0),
             )
-            for prop in SCENE.props
+            for prop in SCENE.things
         ]
 
         def lane_is_free(spots: Spots) -> bool:

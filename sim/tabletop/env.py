@@ -165,7 +165,7 @@ class TabletopEnv:
     def state(self) -> NDArray[np.float32]:
         """(15,) joints (rad), gripper width (m), tool centre point (m) and its quaternion w, x, y, z.
 
-        The quaternion's sign makes x >= 0: straight down is (0, 1, 0, 0), as far from a change of sign as can be.
+        The quaternion's sign makes x >= 0: straight down is (0, 1, 0, 0), as far from a flip as can be.
         """
         world = self._world
         quaternion = world.quaternion("tcp")
@@ -183,7 +183,7 @@ class TabletopEnv:
             world.position("tcp"),
             (world.gripper_width(),),
         ]
-        for prop in scene.props:
+        for prop in scene.things:
             parts.append(world.position(prop.name))
             if prop.loose:
                 parts.append(world.quaternion(prop.name))
@@ -270,7 +270,7 @@ def privileged_names(scene: Scene) -> tuple[str, ...]:
     joint.
     """
     names = [*(f"target.{c}" for c in "xyz"), *(f"tcp.{c}" for c in "xyz"), "gripper_width"]
-    for prop in scene.props:
+    for prop in scene.things:
         names += [f"{prop.name}.{c}" for c in "xyz"]
         if prop.loose:
             names += [f"{prop.name}.q{c}" for c in "wxyz"]

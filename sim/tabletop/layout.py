@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...datasets.starts import StartState
 from . import rotation
-from .scenes import Prop
+from .props import Prop
 
 Array = NDArray[np.float64]
 Span = tuple[float, float]

@@ -143,7 +143,7 @@ class MujocoWorld:
         qpos = self.data.qpos
         qpos[:7] = arm
         qpos[7:9] = gripper_width / 2
-        for prop in self.scene.props:
+        for prop in self.scene.things:
             position, quaternion = poses[prop.name]
             if prop.loose:
                 address = self._qpos[prop.name]

@@ -1,21 +1,21 @@
 """One MJCF text for each suite: the arm, a table, lights, cameras, and the suite's objects.
 
 Every task of a suite shares the text, so one compiled model and one renderer serve them all and a reset only
-writes joint positions. Geoms are few and are primitives: software rendering is bound by vertices and physics
-by resting contacts.
+writes joint positions.
 """
 
 from __future__ import annotations
 
 import importlib.resources
-import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from . import props
+from .props import Prop
+
 TIMESTEP_S = 0.005
-"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts
-do as well as at 2 ms, and ten physics steps in a control step instead of 25 make an episode twice as cheap."""
+"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts do
+as well as at 2 ms, and 10 physics steps in a control step instead of 25 make an episode twice as cheap."""
 CONTROL_RATE_HZ = 20.0
 SUBSTEPS = round(1 / (CONTROL_RATE_HZ * TIMESTEP_S))
 
@@ -23,57 +23,47 @@ HOME_JOINTS = (0.0, -0.16712, 0.0, -2.50741, 0.0, 2.34029, 0.7854)
 """Radians; fingers straight down at (0.45, 0, 0.24) m."""
 FINGER_MAX_M = 0.04
 
-RED, GREEN, BLUE = "0.86 0.10 0.12 1", "0.13 0.65 0.20 1", "0.12 0.30 0.90 1"
-YELLOW, PURPLE = "0.98 0.80 0.10 1", "0.65 0.20 0.75 1"
-
-
-@dataclass(frozen=True)
-class Prop:
-    """A thing on the table.
-
-    Attributes:
-        name: of its body.
-        xml: the body element.
-        rest_height: z of the body's origin when it stands on the table, metres.
-        radius: of the circle around its footprint, metres.
-        loose: true with a free joint; a fixture stands on two stiff rails ``<name>/x`` and ``<name>/y``,
-            which lets a reset place it without changing the model.
-        joints: its articulated joints.
-    """
-
-    name: str
-    xml: str
-    rest_height: float
-    radius: float
-    loose: bool
-    joints: tuple[str, ...] = ()
+NARROW_FRONT = 'pos="1.13 0 0.62" xyaxes="0 1 0 -0.636 0 0.772" fovy="34"'
+"""The third-person camera for a workspace 40 cm wide."""
+WIDE_FRONT = 'pos="1.14 0 0.64" xyaxes="0 1 0 -0.65 0 0.76" fovy="44"'
+"""The same for 60 cm."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The objects of a suite and the MJCF that holds them."""
+    """The objects of a suite and the MJCF that holds them.
 
-    props: tuple[Prop, ...]
+    Attributes:
+        things: in the order of their bodies.
+        front_camera: position, axes and field of view of the camera ``front``.
+    """
+
+    things: tuple[Prop, ...]
+    front_camera: str
 
     def prop(self, name: str) -> Prop:
-        return next(prop for prop in self.props if prop.name == name)
+        return next(prop for prop in self.things if prop.name == name)
 
     @property
     def joints(self) -> tuple[str, ...]:
         """All articulated joints, in order."""
-        return tuple(joint for prop in self.props for joint in prop.joints)
+        return tuple(joint for prop in self.things for joint in prop.joints)
+
+    @property
+    def travel_z_m(self) -> float:
+        """Height at which the finger tips pass over everything that stands on the table."""
+        return max(prop.height for prop in self.things) + 0.03
 
     @property
     def mjcf(self) -> str:
-        panda = ElementTree.fromstring(
-            importlib.resources.files(__package__).joinpath("../assets/panda.xml").read_text()
-        )
-        base = ElementTree.fromstring(_BASE)
+        assets = importlib.resources.files(__package__).joinpath("../assets")
+        panda = ElementTree.fromstring(assets.joinpath("panda.xml").read_text())
+        base = ElementTree.fromstring(_BASE.replace("FRONT_CAMERA", self.front_camera))
         for tag in ("default", "actuator"):
             base.append(_child(panda, tag))
         worldbody = _child(base, "worldbody")
         worldbody.extend(_child(panda, "worldbody"))
-        worldbody.extend(ElementTree.fromstring(prop.xml) for prop in self.props)
+        worldbody.extend(ElementTree.fromstring(prop.xml) for prop in self.things)
         return ElementTree.tostring(base, encoding="unicode")
 
 
@@ -85,6 +75,8 @@ def _child(element: ElementTree.Element, tag: str) -> ElementTree.Element:
 
 # MuJoCo 4.0.0's sparse Newton solver takes a wrong Hessian factor when nv >= 60 ("auto" then turns sparse),
 # hence jacobian="dense" (google-deepmind/mujoco issue 3767, mended in 4.0.1).
+# <quality>: without multisampling, with coarse round shapes and flat boxes, software rendering is 12-30 times
+# faster than with the defaults.
 _BASE = f"""
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>
@@ -100,7 +92,7 @@ _BASE = f"""
   <worldbody>
     <light name="sun" directional="true" pos="0.6 0.4 2" dir="-0.25 -0.3 -1" diffuse="0.45 0.45 0.45"
       specular="0 0 0" castshadow="false"/>
-    <camera name="front" pos="1.13 0 0.62" xyaxes="0 1 0 -0.636 0 0.772" fovy="34"/>
+    <camera name="front" FRONT_CAMERA/>
     <geom name="table" type="plane" size="0.55 0.55 0.1" pos="0.4 0 0" rgba="0.87 0.83 0.76 1" contype="1"
       conaffinity="0" friction="0.5 0.01 0.0001"/>
   </worldbody>
@@ -108,47 +100,63 @@ _BASE = f"""
 """
 
 
-def block(name: str, rgba: str, half_m: float = 0.025, density: float = 400.0) -> Prop:
-    """A cube."""
-    mass = density * (2 * half_m) ** 3
-    inertia = mass * (2 * half_m) ** 2 / 6
-    xml = f"""
-    <body name="{name}" pos="0 0 {half_m}">
-      <freejoint name="{name}"/>
-      <inertial pos="0 0 0" mass="{mass:.6g}" diaginertia="{inertia:.6g} {inertia:.6g} {inertia:.6g}"/>
-      <geom type="box" size="{half_m} {half_m} {half_m}" rgba="{rgba}" {_LOOSE}/>
-    </body>"""
-    return Prop(name, xml, half_m, half_m * math.sqrt(2), loose=True)
-
-
-def button(name: str, rgba: str) -> Prop:
-    """A push button in a dark box; joint ``<name>/press`` goes from 0 to -0.015 m against a spring."""
-    xml = f"""
-    <body name="{name}" pos="0 0 0">
-      {_rails(name)}
-      <geom type="box" size="0.04 0.04 0.012" pos="0 0 0.012" rgba="0.30 0.31 0.36 1" {_FIXTURE}/>
-      <body name="{name}/cap" pos="0 0 0.024">
-        <inertial pos="0 0 0.01" mass="0.02" diaginertia="5e-6 5e-6 5e-6"/>
-        <joint name="{name}/press" type="slide" axis="0 0 1" range="-0.015 0" stiffness="400" damping="4"
-          armature="0.05"/>
-        <geom type="cylinder" size="0.027 0.011" pos="0 0 0.011" rgba="{rgba}" {_FIXTURE}/>
-      </body>
-    </body>"""
-    return Prop(name, xml, 0.0, 0.057, loose=False, joints=(f"{name}/press",))
-
-
-_LOOSE = 'contype="2" conaffinity="7" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1"'
-_FIXTURE = 'contype="1" conaffinity="0" condim="3" friction="0.6 0.01 0.0001" solref="0.01 1"'
-
-
-def _rails(name: str, mass: float = 2.0) -> str:
-    """Two rails so heavy and stiffly damped that touching a fixture does not move it."""
-    rail = 'type="slide" armature="200" damping="4000"'
-    return f"""<inertial pos="0 0 0.01" mass="{mass}" diaginertia="0.01 0.01 0.01"/>
-      <joint name="{name}/x" axis="1 0 0" {rail}/>
-      <joint name="{name}/y" axis="0 1 0" {rail}/>"""
-
-
 def demo() -> Scene:
-    blocks: Sequence[Prop] = [block("red_block", RED), block("green_block", GREEN), block("blue_block", BLUE)]
-    return Scene((button("yellow_button", YELLOW), button("purple_button", PURPLE), *blocks))
+    """Three blocks and two buttons."""
+    return Scene(
+        (
+            props.button("yellow_button", props.YELLOW),
+            props.button("purple_button", props.PURPLE),
+            props.brick("red_block", props.RED, (0.025, 0.025, 0.025)),
+            props.brick("green_block", props.GREEN, (0.025, 0.025, 0.025)),
+            props.brick("blue_block", props.BLUE, (0.025, 0.025, 0.025)),
+        ),
+        NARROW_FRONT,
+    )
+
+
+def spatial() -> Scene:
+    """Two bowls that look the same, and landmarks to tell them apart by."""
+    return Scene(
+        (
+            props.plate("plate", props.WHITE, loose=False),
+            props.pedestal("wooden_box", props.WOOD),
+            props.mat("blue_mat", props.BLUE),
+            props.bowl("bowl", props.BLACK),
+            props.bowl("other_bowl", props.BLACK),
+            props.brick("red_block", props.RED, (0.022, 0.022, 0.022)),
+            props.can("green_can", props.GREEN),
+        ),
+        WIDE_FRONT,
+    )
+
+
+def objects() -> Scene:
+    """Six different objects and two containers."""
+    return Scene(
+        (
+            props.bin_("basket", props.WOOD, half=(0.085, 0.085), depth=0.05),
+            props.bin_("tray", props.GREY, half=(0.085, 0.085), depth=0.022),
+            props.brick("red_block", props.RED, (0.024, 0.024, 0.024)),
+            props.can("green_can", props.GREEN),
+            props.brick("yellow_box", props.YELLOW, (0.035, 0.021, 0.017)),
+            props.mug("blue_mug", props.BLUE),
+            props.brick("purple_bar", props.PURPLE, (0.055, 0.015, 0.015)),
+            props.brick("white_carton", props.WHITE, (0.022, 0.022, 0.042)),
+        ),
+        WIDE_FRONT,
+    )
+
+
+def kitchen() -> Scene:
+    """A cabinet with a drawer, a stove with a knob, a bowl, a plate and two blocks."""
+    return Scene(
+        (
+            props.cabinet("cabinet", props.WOOD),
+            props.stove("stove", props.GREY),
+            props.bowl("bowl", props.BLACK),
+            props.plate("plate", props.WHITE, loose=True),
+            props.brick("red_block", props.RED, (0.02, 0.02, 0.02)),
+            props.brick("blue_block", props.BLUE, (0.02, 0.02, 0.02)),
+        ),
+        WIDE_FRONT,
+    )
