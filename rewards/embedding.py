@@ -108,7 +108,7 @@ def segment_weights(length: int, segments: int) -> NDArray[np.float32]:
     overlap = np.minimum(edges[1:, None], frames + 1) - np.maximum(edges[:-1, None], frames)
     weights = (np.clip(overlap, 0, None) * segments / length).astype(np.float32)
     weights.flags.writeable = False  # shared by the cache
-    return weights
+    return np.asarray(weights)
 
 
 def pool(frames: NDArray[np.float32], segments: int) -> NDArray[np.float32]:

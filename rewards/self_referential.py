@@ -300,9 +300,9 @@ class SelfReferential:
             )
             usable = episodes.judged[rows] & np.isfinite(distance)
             extra["distance"][rows[usable]] = distance[usable]
+            rated[rows] = usable
             if not reference.separates:
                 continue
-            rated[rows] = usable
             place = reference.place(np.where(usable, distance, reference.far))
             extra["progress"][rows] = np.clip(1 - place, 0, 1)
             failed = usable & ~rollouts.success[rows]
