@@ -79,7 +79,7 @@ class _Task:
         return (self.successes + 1) / (self.episodes + 2)
 
     def value(self, index: int) -> float:
-        """How much a known start can teach, p (1 - p), with the task's own rate as a prior worth two episodes."""
+        """What a known start can teach, p (1 - p); the task's own rate is a prior worth two episodes."""
         successes, episodes, _ = self.known[index]
         p = (successes + 2 * self.success) / (episodes + 2)
         return p * (1 - p)
@@ -211,7 +211,8 @@ class StartSampler:
         if sorted(state["tasks"]) != self.tasks:
             raise ValueError(
                 f"the saved start sampler knows the tasks {sorted(state['tasks'])}, this run has "
-                f"{self.tasks}: resume with the same environment, or start a new run from the checkpoint's policy"
+                f"{self.tasks}: resume with the same environment, or start a new run from the "
+                "checkpoint's policy"
             )
         self._clock = int(state["clock"])
         self._known = {
