@@ -1,0 +1,291 @@
+"""`regrip eval`: measure a policy on start states of one split, greedy and sampled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ..datasets.episode import Rollouts
+from ..datasets.protocols import Actor, VectorEnv
+from ..datasets.spec import RobotSpec
+from ..datasets.starts import Split, StartState
+from ..datasets.statistics import Rate
+from ..sim.collect import collect
+from . import environments
+from .checkpoint import Published
+from .config import from_dict, parse_options, to_dict
+from .durable import explain
+from .environments import EnvConfig
+from .measurement import Measurement, Outcomes
+from .policies import open_policy
+from .progress import Progress
+from .provenance import code_version, command_line
+
+# Episodes in one call of `collect`, whose memory grows with them.
+_PIECE = 512
+
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes, without their images: from start and actions they can be seen again, see `videos`.
+
+    Attributes:
+        outcomes: one entry for each start state, in the order given.
+        actions: for each, float32 (T,A), as executed.
+        instructions: for each, the sentence given to the policy.
+        num_incidents: workers that were lost and replayed.
+    """
+
+    outcomes: Outcomes
+    actions: tuple[NDArray[np.float32], ...]
+    instructions: tuple[str, ...]
+    num_incidents: int
+
+
+def evaluate(
+    env: VectorEnv,
+    actor: Actor,
+    starts: Sequence[StartState],
+    *,
+    greedy: bool,
+    on_episode: Callable[[int, int], None] | None = None,
+) -> Played:
+    """Play one episode from each start state. The result does not depend on the number of workers.
+
+    Args:
+        env: the environments.
+        actor: the policy.
+        starts: where to begin.
+        greedy: without noise; else the policy samples, with noise that depends on the row of `starts` alone.
+        on_episode: called with (episodes done, all) after each.
+    """
+    success: list[bool] = []
+    actions: list[NDArray[np.float32]] = []
+    instructions: list[str] = []
+    num_incidents = 0
+    for first in range(0, len(starts), _PIECE):
+        piece = starts[first : first + _PIECE]
+
+        def report(done: int, _: int, first: int = first) -> None:
+            if on_episode is not None:
+                on_episode(first + done, len(starts))
+
+        rollouts, stats = collect(
+            env,
+            actor,
+            piece,
+            list(range(len(piece))),
+            run_key=("evaluate", first),
+            greedy=greedy,
+            policy_version=0,
+            on_episode=report,
+        )
+        success += [bool(value) for value in rollouts.success]
+        actions += executed_actions(rollouts)
+        instructions += list(rollouts.instruction)
+        num_incidents += stats.num_incidents
+    steps = tuple(len(action) for action in actions)
+    outcomes = Outcomes(tuple(starts), tuple(success), steps)
+    return Played(outcomes, tuple(actions), tuple(instructions), num_incidents)
+
+
+def executed_actions(rollouts: Rollouts) -> list[NDArray[np.float32]]:
+    """For each episode, the (T,A) actions that the environment executed."""
+    return [action[valid] for action, valid in zip(rollouts.action, rollouts.valid, strict=True)]
+
+
+def eval_starts(tasks: Sequence[str], split: Split, per_task: int, seed: int = 0) -> list[StartState]:
+    """The first `per_task` start states of each task; tasks alternate, so that they end at about one time."""
+    return [StartState(task, split, index, seed) for index in range(per_task) for task in tasks]
+
+
+@dataclass(frozen=True)
+class Options:
+    """`regrip eval`.
+
+    Attributes:
+        policy: a policy folder, a run directory, or the name of a policy that ships with regrip.
+        env: the simulator.
+        suite: a family of tasks.
+        tasks: some of the suite's tasks by name; all if none is given.
+        split: of the start states; `test` is the one to quote.
+        episodes_per_task: start states of each task.
+        mode: how the policy acts.
+        paraphrase: wording of the instructions.
+        seed: family of start states.
+        workers: simulator processes; the result does not depend on it. 0 takes one for each core.
+        slots: environments that are played at once.
+        threads: of the policy on a CPU.
+        device: `cpu` or `cuda`.
+        videos: record the first so many start states of each task.
+        out: result file; by default in runs/eval/.
+    """
+
+    policy: tyro.conf.Positional[str]
+    env: str = "tabletop"
+    suite: str = "demo"
+    tasks: tuple[str, ...] = ()
+    split: Split = "test"
+    episodes_per_task: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 30
+    mode: Literal["both", "greedy", "sampled"] = "both"
+    paraphrase: str = "canonical"
+    seed: int = 0
+    workers: int = 0
+    slots: int = 48
+    threads: int = 2
+    device: str = "cpu"
+    videos: int = 0
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes_per_task < 1:
+            raise ValueError(f"--episodes-per-task is {self.episodes_per_task}, expected at least 1")
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        args,
+        prog="regrip eval",
+        description="Measure a policy: success on start states of one split, with 95 % intervals.",
+    )
+    torch.set_num_threads(options.threads)
+    policy, published = open_policy(options.policy, options.device)
+    config = environment_for(policy.spec, options)
+    out = options.out or default_out(published, options)
+    require_place(out)
+
+    began = time.monotonic()
+    starts = eval_starts(
+        environments.task_names(config), options.split, options.episodes_per_task, options.seed
+    )
+    played: dict[str, Played] = {}
+    with environments.open_pool(config, policy.chunk_size) as pool:
+        pool.spec.require_match(
+            policy.spec, f"environment {config.name}/{config.suite}", f"policy {options.policy}"
+        )
+        for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
+            with Progress(mode) as bar:
+                played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+
+    measurement = measure(
+        config,
+        published,
+        policy.spec,
+        played,
+        policy_name=options.policy,
+        seconds=time.monotonic() - began,
+    )
+    measurement.save(out)
+    print_table(measurement)
+    print(f"result: {out}")
+    if options.videos:
+        from .videos import record
+
+        for mode, episodes in played.items():
+            folder = record(config, episodes, out.with_suffix("") / mode, options.videos)
+            print(f"videos: {folder}")
+    return 0
+
+
+def environment_for(spec: RobotSpec, options: Options) -> EnvConfig:
+    """The environment's settings: what the policy's contract fixes, and what the user chose.
+
+    Raises:
+        ConfigError: if the user's choice does not exist.
+    """
+    return from_dict(
+        EnvConfig,
+        {
+            "name": options.env,
+            "suite": options.suite,
+            "tasks": list(options.tasks),
+            "image_size": spec.cameras[0].height,
+            "control_mode": spec.control_mode,
+            "paraphrase": options.paraphrase,
+            "workers": options.workers,
+            "slots": options.slots,
+        },
+        "regrip eval",
+    )
+
+
+def measure(
+    config: EnvConfig,
+    published: Published,
+    spec: RobotSpec,
+    played: dict[str, Played],
+    *,
+    policy_name: str,
+    seconds: float,
+) -> Measurement:
+    """Put a result together; every start state must be of one split and seed."""
+    first = next(iter(played.values())).outcomes.starts[0]
+    environment = {
+        k: v for k, v in to_dict(config).items() if k not in ("workers", "deadline_s", "memory_limit_mb")
+    }
+    return Measurement(
+        environment=environment,
+        split=first.split,
+        seed=first.seed,
+        policy=policy_name,
+        digest=published.digest,
+        robot=spec.to_json(),
+        modes={mode: episodes.outcomes for mode, episodes in played.items()},
+        facts={
+            "command": command_line(),
+            "code": code_version(),
+            "torch_threads": torch.get_num_threads(),
+            "seconds": round(seconds, 1),
+            "incidents": sum(episodes.num_incidents for episodes in played.values()),
+        },
+    )
+
+
+def print_table(measurement: Measurement, console: Console | None = None) -> None:
+    """Success by task, with counts and 95 % Wilson intervals."""
+    console = console or Console()
+    if not console.is_terminal:  # a pipe or a log: nothing is gained by folding lines at 80
+        console.width = 120
+    env = measurement.environment
+    table = Table(title=f"{measurement.policy} on {env['name']}/{env['suite']}, {measurement.split} split")
+    table.add_column("task")
+    for mode in measurement.modes:
+        table.add_column(f"{mode}, success [95 %]", justify="right")
+    by_task = {mode: outcomes.by_task() for mode, outcomes in measurement.modes.items()}
+    for task in next(iter(by_task.values())):
+        table.add_row(task, *(str(rates.get(task, Rate(0, 0))) for rates in by_task.values()))
+    table.add_section()
+    table.add_row("all", *(str(outcomes.rate) for outcomes in measurement.modes.values()), style="bold")
+    console.print(table)
+
+
+def default_out(published: Published, options: Options) -> Path:
+    name = published.path.resolve()
+    label = name.parent.name if name.name == "policy" else name.name
+    return Path("runs/eval") / f"{label}-{published.digest[:8]}-{options.suite}-{options.split}.json"
+
+
+def require_place(out: Path) -> None:
+    """Find out before an hour of episodes that the result could not be written after it.
+
+    Raises:
+        StorageError: if the folder of `out` cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.parent / f".{out.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise explain(error, "write", out) from error
