@@ -360,11 +360,7 @@ class WorkerPool:
                 ].close()  # at the end of its input an idle worker closes its environments and ends
         deadline = time.monotonic() + _CLOSE_S
         for worker in workers:
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            _end(worker.process, max(0.0, deadline - time.monotonic()))
             worker.pipes[1].close()
             worker.stderr.close()
         if self._file >= 0:
@@ -521,8 +517,7 @@ class WorkerPool:
         except BlockingIOError:
             return
         if not data:
-            worker.process.kill()
-            code = worker.process.wait()
+            code = _end(worker.process)
             if code == OUT_OF_MEMORY_EXIT:
                 limit = f" of {self._memory_limit_mb} MiB" if self._memory_limit_mb else ""
                 self._recover(worker, "memory", f"ran out of its memory{limit}")
@@ -590,8 +585,7 @@ class WorkerPool:
             opening = worker.calls[0].kind == "open"
             deadline_s = self._startup_deadline_s if opening else self._deadline_s
             if now - worker.last_sign_s > deadline_s:
-                worker.process.kill()
-                worker.process.wait()
+                _end(worker.process, patience_s=0.0)
                 self._recover(worker, "hung", f"finished nothing for {deadline_s:g} s")
 
     def _recover(self, worker: _Worker, kind: Literal["died", "hung", "memory"], detail: str) -> None:
@@ -646,6 +640,15 @@ class WorkerPool:
 
     def _note(self, incident: Incident, since_s: float) -> None:
         self.incidents.append(dataclasses.replace(incident, seconds_lost=time.monotonic() - since_s))
+
+
+def _end(process: subprocess.Popen[bytes], patience_s: float = 1.0) -> int:
+    """Let a process end by itself if it does so soon, else kill it; its exit code."""
+    try:
+        return process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _anonymous_file() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import errno
 import importlib
 import json
 import mmap
@@ -224,13 +225,17 @@ class Worker:
                     results.append(None)
                 else:
                     results.append(encode(self.envs[slot].snapshot()))
-            except MemoryError:
-                raise  # the process is no longer fit to go on
-            except Exception as error:  # noqa: BLE001 - whatever an environment raises is raised again by the parent
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise  # the process is no longer fit to go on
                 self.playing[slot] = False
                 results.append(None)
                 errors.append({"slot": slot, **describe(error)})
         return {"results": results, "errors": errors}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def describe(error: BaseException) -> dict[str, Any]:
@@ -274,9 +279,9 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (config["memory_limit_bytes"],) * 2)
         try:
             worker = Worker(config)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - raised again by the parent
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reply({"id": config["id"], "fatal": describe(error)})
             return
         reply({"id": config["id"], "spec": worker.spec.to_json(), "privileged_dim": worker.privileged_dim})
@@ -287,12 +292,15 @@ def main() -> None:
             reply({"id": call["id"], **answer})
         for env in worker.envs.values():
             env.close()
-    except MemoryError:
+    except BrokenPipeError:  # the parent is gone
+        os._exit(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # lets go of what filled the memory
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(OUT_OF_MEMORY_EXIT)
-    except BrokenPipeError:  # the parent is gone
-        os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # skips the teardown of GL drivers, which now and then crashes
 

@@ -137,7 +137,7 @@ def misbehave(chaos: Path) -> None:
         elif token.suffix == ".memory":
             hoard = []
             while True:
-                hoard.append(np.ones(2**24))
+                hoard.append(np.empty(2**22))
         return
 
 
