@@ -223,8 +223,8 @@ def _check_sample(sample: ActionSample, size: int, env: VectorEnv) -> None:
     if sample.action.shape != expected or sample.log_prob.shape != expected[:2]:
         raise ValueError(
             f"the policy answered with actions {sample.action.shape} and log-probabilities "
-            f"{sample.log_prob.shape}, expected {expected} and {expected[:2]}: its chunk size and robot contract "
-            "must be the environment's"
+            f"{sample.log_prob.shape}, expected {expected} and {expected[:2]}: its chunk size and robot "
+            "contract must be the environment's"
         )
     if not np.isfinite(sample.action).all() or not np.isfinite(sample.log_prob).all():
         raise ValueError(

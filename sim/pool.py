@@ -7,23 +7,17 @@ started again, and its episodes are played again: environments are deterministic
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import select
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,45 +39,28 @@ from .worker import (
     map_arrays,
     map_head,
 )
+from .worker_process import WorkerProcess
 
-_PACKAGE = __package__.split(".")[0]
-_PACKAGE_DIR = Path(__file__).absolute().parent.parent
-# Makes this very copy of our package importable without putting the folder it lies in (perhaps the parent's
-# site-packages) on the path of another interpreter.
-_BOOTSTRAP = """
-import importlib, importlib.util, sys
-name, folder = sys.argv[1:3]
-spec = importlib.util.spec_from_file_location(
-    name, folder + "/__init__.py", submodule_search_locations=[folder]
-)
-sys.modules[name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules[name])
-importlib.import_module(name + ".sim.worker").main()
-"""
 _POLL_S = 0.5
+_END_S = 1.0  # from closing its pipe to being gone
 _CLOSE_S = 5.0
-_STDERR_LINES = 15
 
-
-_KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        FileNotFoundError,
-        FloatingPointError,
-        ImportError,
-        IndexError,
-        KeyError,
-        ModuleNotFoundError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-    )
-} | {"Exception": RuntimeError}
+_KINDS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FileNotFoundError,
+    FloatingPointError,
+    ImportError,
+    IndexError,
+    KeyError,
+    ModuleNotFoundError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+)
 
 
 class WorkerError(RuntimeError):
@@ -152,29 +129,20 @@ class _Call:
 
 @dataclass
 class _Worker:
+    """A process, the calls it has not answered, and what is known of its health."""
+
     index: int
     slots: tuple[int, ...]
-    process: subprocess.Popen[bytes]
-    stderr: IO[bytes]
+    process: WorkerProcess
+    ticks: int
+    last_sign_s: float
     calls: deque[_Call] = field(default_factory=deque)
-    outgoing: bytearray = field(default_factory=bytearray)
-    incoming: bytearray = field(default_factory=bytearray)
-    ticks: int = 0
-    last_sign_s: float = 0.0
     num_failures: int = 0
     lost: tuple[Incident, float] | None = None  # being replayed, and since when
 
     @property
-    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None, "workers are started with both pipes"
-        assert stdout is not None, "workers are started with both pipes"
-        return stdin, stdout
-
-    def stderr_tail(self) -> str:
-        end = os.fstat(self.stderr.fileno()).st_size
-        text = os.pread(self.stderr.fileno(), 16384, max(0, end - 16384)).decode(errors="replace")
-        return "\n".join(text.splitlines()[-_STDERR_LINES:]) or "(nothing)"
+    def is_opening(self) -> bool:
+        return bool(self.calls) and self.calls[0].kind == "open"
 
 
 class WorkerPool:
@@ -350,19 +318,14 @@ class WorkerPool:
         """End the workers; may be called again."""
         workers, self._workers = self._workers, []
         for worker in workers:
-            if worker.lost is not None:
-                self._note_incident(worker)
+            self._note_incident(worker)
             if worker.calls:
                 worker.process.kill()
-            with contextlib.suppress(BrokenPipeError):
-                worker.pipes[
-                    0
-                ].close()  # at the end of its input an idle worker closes its environments and ends
-        deadline = time.monotonic() + _CLOSE_S
+            else:
+                worker.process.hang_up()
+        deadline_s = time.monotonic() + _CLOSE_S
         for worker in workers:
-            _end(worker.process, max(0.0, deadline - time.monotonic()))
-            worker.pipes[1].close()
-            worker.stderr.close()
+            worker.process.end(max(0.0, deadline_s - time.monotonic()))
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -412,54 +375,22 @@ class WorkerPool:
 
     def _spawn(self, index: int) -> _Worker:
         """Start a worker; its first call is to open its environments."""
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        process = subprocess.Popen(
-            [str(self._python or sys.executable), "-c", _BOOTSTRAP, _PACKAGE, str(_PACKAGE_DIR)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            bufsize=0,
-            pass_fds=(self._file,),
-            start_new_session=True,  # Ctrl-C at the terminal goes to the parent alone
-            env=self._environment(),
-        )
         slots = tuple(range(index, self.num_slots, self.num_workers))
-        ticks = int(self._head[index, TICKS])
-        worker = _Worker(index, slots, process, stderr, ticks=ticks, last_sign_s=time.monotonic())
-        for pipe in worker.pipes:
-            os.set_blocking(pipe.fileno(), False)
+        call = _Call(self._next_id(), "open", ())
         config = {
+            "id": call.id,
             "factory": self._factory,
             "kwargs": self._kwargs,
             "worker": index,
             "slots": slots,
-            "file": self._file,
             "num_workers": self.num_workers,
             "num_slots": self.num_slots,
             "chunk_size": self.chunk_size,
             "memory_limit_bytes": self._memory_limit_mb and self._memory_limit_mb * 2**20,
-            "parent": os.getpid(),
-            # Linux means the thread that started the worker: only the main one lives as long as the process.
-            "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
-        self._call(worker, _Call(self._next_id(), "open", ()), config)
-        return worker
-
-    def _environment(self) -> dict[str, str]:
-        inherited = dict(os.environ)
-        if self._python is None:  # as multiprocessing does: what is importable here is importable there
-            inherited["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-        return {
-            "MUJOCO_GL": "egl",
-            **inherited,
-            "LP_NUM_THREADS": "0",  # llvmpipe in the calling thread: parallelism is the pool's business
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "PYTHONHASHSEED": "0",  # a replay must meet sets in the same order
-            "PYTHONSAFEPATH": "1",
-            "PYTHONFAULTHANDLER": "1",
-        }
+        process = WorkerProcess(config, self._file, self._python)
+        ticks = int(self._head[index, TICKS])
+        return _Worker(index, slots, process, ticks, time.monotonic(), deque([call]))
 
     def _next_id(self) -> int:
         self._num_calls += 1
@@ -470,67 +401,55 @@ class WorkerPool:
         for worker in self._workers:
             mine = tuple(slot for slot in slots if slot % self.num_workers == worker.index)
             if mine:
-                orders = [self._slots[s].order(s) if kind == "begin" else {"slot": s} for s in mine]
-                self._call(worker, _Call(self._next_id(), kind, mine), {"call": kind, "orders": orders})
+                self._call(worker, kind, mine)
 
-    def _call(self, worker: _Worker, call: _Call, message: dict[str, Any]) -> None:
+    def _call(
+        self,
+        worker: _Worker,
+        kind: Literal["begin", "step", "snapshot"],
+        slots: tuple[int, ...],
+        is_replay: bool = False,
+    ) -> None:
         if not worker.calls:
             worker.last_sign_s = time.monotonic()
+        call = _Call(self._next_id(), kind, slots, is_replay)
         worker.calls.append(call)
-        worker.outgoing += json.dumps({"id": call.id, **message}).encode() + b"\n"
-        self._flush(worker)
-
-    def _flush(self, worker: _Worker) -> None:
-        """Write what the pipe takes; the rest goes when the worker reads on, so a hung one cannot hang us."""
-        # BrokenPipeError: the worker is gone, which reading from it tells with the reason.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            while worker.outgoing:
-                written = os.write(worker.pipes[0].fileno(), worker.outgoing)
-                del worker.outgoing[:written]
+        orders = [self._slots[slot].order(slot) if kind == "begin" else {"slot": slot} for slot in slots]
+        worker.process.send({"id": call.id, "call": kind, "orders": orders})
 
     def _pump(self) -> None:
         """Wait a little for news from the workers and deal with it."""
         poll = select.poll()
         by_file: dict[int, _Worker] = {}
         for worker in self._workers:
-            stdin, stdout = worker.pipes
-            by_file[stdout.fileno()] = worker
-            poll.register(stdout.fileno(), select.POLLIN)
-            if worker.outgoing:
-                by_file[stdin.fileno()] = worker
-                poll.register(stdin.fileno(), select.POLLOUT)
-        for file, event in poll.poll(min(_POLL_S, self._deadline_s / 4) * 1000):
+            by_file[worker.process.reply_file] = worker
+            poll.register(worker.process.reply_file, select.POLLIN)
+            if (call_file := worker.process.call_file) is not None:
+                by_file[call_file] = worker
+                poll.register(call_file, select.POLLOUT)
+        for file, _ in poll.poll(min(_POLL_S, self._deadline_s / 4) * 1000):
             worker = by_file[file]
             if worker is not self._workers[worker.index]:
                 continue  # replaced a moment ago
-            if file == worker.pipes[0].fileno():
-                if event & (select.POLLERR | select.POLLHUP):
-                    worker.outgoing.clear()
-                self._flush(worker)
-            else:
+            if file == worker.process.reply_file:
                 self._read(worker)
+            else:
+                worker.process.flush()
         self._look_for_hung_workers()
 
     def _read(self, worker: _Worker) -> None:
-        try:
-            data = os.read(worker.pipes[1].fileno(), 1 << 20)
-        except BlockingIOError:
-            return
-        if not data:
-            code = _end(worker.process)
+        replies = worker.process.receive()
+        if replies is None:
+            code, how, stderr = worker.process.end(_END_S)
             if code == OUT_OF_MEMORY_EXIT:
                 limit = f" of {self._memory_limit_mb} MiB" if self._memory_limit_mb else ""
-                self._recover(worker, "memory", f"ran out of its memory{limit}")
+                self._recover(worker, "memory", f"ran out of its memory{limit}", stderr)
             else:
-                name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-                self._recover(worker, "died", f"ended with {name}")
+                self._recover(worker, "died", f"ended with {how}", stderr)
             return
         worker.last_sign_s = time.monotonic()
-        worker.incoming += data
-        *lines, rest = worker.incoming.split(b"\n")
-        worker.incoming = rest
-        for line in lines:
-            self._take(worker, json.loads(line))
+        for reply in replies:
+            self._take(worker, reply)
 
     def _take(self, worker: _Worker, reply: dict[str, Any]) -> None:
         """Deal with one reply; replies come in the order of the calls."""
@@ -582,20 +501,21 @@ class WorkerPool:
             if ticks != worker.ticks or not worker.calls:
                 worker.ticks, worker.last_sign_s = ticks, now
                 continue
-            opening = worker.calls[0].kind == "open"
-            deadline_s = self._startup_deadline_s if opening else self._deadline_s
+            deadline_s = self._startup_deadline_s if worker.is_opening else self._deadline_s
             if now - worker.last_sign_s > deadline_s:
-                _end(worker.process, patience_s=0.0)
-                self._recover(worker, "hung", f"finished nothing for {deadline_s:g} s")
+                worker.process.kill()
+                *_, stderr = worker.process.end(_END_S)
+                self._recover(worker, "hung", f"finished nothing for {deadline_s:g} s", stderr)
 
-    def _recover(self, worker: _Worker, kind: Literal["died", "hung", "memory"], detail: str) -> None:
+    def _recover(
+        self, worker: _Worker, kind: Literal["died", "hung", "memory"], detail: str, stderr: str
+    ) -> None:
         """Replace a worker that is gone, and play its episodes again up to where they were."""
         slots = tuple(slot for slot in worker.slots if self._slots[slot].playing)
-        if worker.lost is not None:
-            self._note_incident(worker)
+        self._note_incident(worker)
         if not worker.calls:
             detail += " while idle"
-        elif worker.calls[0].kind == "open":
+        elif worker.is_opening:
             detail += f" while it started {self._factory}"
         else:
             current = int(self._head[worker.index, CURRENT_SLOT])
@@ -603,35 +523,21 @@ class WorkerPool:
         since_s = worker.last_sign_s if worker.calls else time.monotonic()
         incident = Incident(kind, worker.index, slots, detail, 0.0)
         num_failures = worker.num_failures + 1
-        tail = worker.stderr_tail()
         if num_failures >= self._max_failures:
             self._note(incident, since_s)
             self.close()
             raise WorkerError(
                 f"worker {worker.index} failed {num_failures} times in a row, the last time it {detail}. "
                 "Play that start state alone to see why; a slow simulator needs a longer deadline_s, a large "
-                f"one a higher memory_limit_mb. The end of its stderr:\n{tail}"
+                f"one a higher memory_limit_mb. The end of its stderr:\n{stderr}"
             )
-        worker.pipes[0].close()
-        worker.pipes[1].close()
-        worker.stderr.close()
         replacement = self._workers[worker.index] = self._spawn(worker.index)
         replacement.num_failures = num_failures
         replacement.lost = (incident, since_s)
-        orders = [self._slots[slot].order(slot) for slot in slots]
-        self._call(
-            replacement,
-            _Call(self._next_id(), "begin", slots, is_replay=True),
-            {"call": "begin", "orders": orders},
-        )
+        self._call(replacement, "begin", slots, is_replay=True)
         for call in worker.calls:
             if call.kind == "snapshot":
-                orders = [{"slot": slot} for slot in call.slots]
-                self._call(
-                    replacement,
-                    _Call(self._next_id(), "snapshot", call.slots),
-                    {"call": "snapshot", "orders": orders},
-                )
+                self._call(replacement, "snapshot", call.slots)
 
     def _note_incident(self, worker: _Worker) -> None:
         if worker.lost is not None:
@@ -640,15 +546,6 @@ class WorkerPool:
 
     def _note(self, incident: Incident, since_s: float) -> None:
         self.incidents.append(dataclasses.replace(incident, seconds_lost=time.monotonic() - since_s))
-
-
-def _end(process: subprocess.Popen[bytes], patience_s: float = 1.0) -> int:
-    """Let a process end by itself if it does so soon, else kill it; its exit code."""
-    try:
-        return process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
 
 
 def _anonymous_file() -> int:
@@ -660,8 +557,9 @@ def _anonymous_file() -> int:
 
 def _as_exception(error: Mapping[str, Any], where: str) -> Exception:
     """What a worker reported, as its nearest built-in kind: the class itself may not be importable here."""
-    kind = next(kind for name in error["types"] if (kind := _KINDS.get(name)))
-    known = kind.__name__ == error["types"][0]
-    exception = kind(error["message"] if known else f"{error['types'][0]}: {error['message']}")
+    names = {kind.__name__: kind for kind in _KINDS}
+    kind = next((names[name] for name in error["types"] if name in names), RuntimeError)
+    name, message = error["types"][0], error["message"]
+    exception = kind(message if name == kind.__name__ else f"{name}: {message}")
     exception.add_note(f"{where}; the worker's traceback:\n{error['traceback']}")
     return exception
