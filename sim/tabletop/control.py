@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.spec import Axis
+from . import rotation
+from .kinematics import ArmKinematics
 from .scenes import CONTROL_RATE_HZ, FINGER_MAX_M, HOME_JOINTS
 
 Array = NDArray[np.float64]
@@ -48,9 +50,7 @@ def joint_position_axes(low: Array, high: Array) -> tuple[Axis, ...]:
     return (*joints, Axis("gripper", "m", 0.0, WIDTH_MAX_M))
 
 
-def ee_delta_targets(
-    action: Array, tcp: Array, joints: Array, jacobian: Array, low: Array, high: Array
-) -> Array:
+def ee_delta_targets(action: Array, joints: Array, arm: ArmKinematics) -> Array:
     """Joint targets (7,) that move the tool centre point by the action's translation and rotation vector.
 
     The motion is taken from the *measured* pose at every step, so the action alone says what happens next:
@@ -59,15 +59,21 @@ def ee_delta_targets(
 
     Args:
         action: (7,) as in `ee_delta_axes`, within its limits.
-        tcp: (3,) measured position of the tool centre point.
         joints: (7,) measured.
-        jacobian: (6,7) at `joints`, linear rows first.
-        low: (7,) joint limits.
-        high: (7,) joint limits.
+        arm: the arm's kinematics.
     """
-    twist = action[:6].copy()
-    twist[:3] = np.clip(tcp + twist[:3], WORKSPACE_LOW, WORKSPACE_HIGH) - tcp
+    position, quaternion, jacobian = arm.at(joints)
+    goal = np.clip(position + action[:3], WORKSPACE_LOW, WORKSPACE_HIGH)
+    turned = rotation.multiply(rotation.from_vector(action[3:6]), quaternion)
     posture = _POSTURE_GAIN * (_HOME - joints)
-    gram = jacobian @ jacobian.T + _DAMPING
-    step = posture + jacobian.T @ np.linalg.solve(gram, twist - jacobian @ posture)
-    return np.clip(joints + _LEAD * step, low + JOINT_MARGIN_RAD, high - JOINT_MARGIN_RAD)
+    twist = np.concatenate((goal - position, action[3:6])) - jacobian @ posture
+    step = posture + _damped_inverse(jacobian, twist)
+    # One correction takes out the curvature: 4 cm of travel bend joints enough to miss by 5 mm without it.
+    position, quaternion, jacobian = arm.at(joints + step)
+    residual = rotation.rotation_vector(rotation.multiply(turned, rotation.conjugate(quaternion)))
+    step += _damped_inverse(jacobian, np.concatenate((goal - position, residual)))
+    return np.clip(joints + _LEAD * step, arm.low + JOINT_MARGIN_RAD, arm.high - JOINT_MARGIN_RAD)
+
+
+def _damped_inverse(jacobian: Array, twist: Array) -> Array:
+    return np.asarray(jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING, twist))

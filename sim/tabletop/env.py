@@ -15,6 +15,7 @@ from . import control
 from .control import CONTROL_MODES, ControlMode
 from .experts import Expert
 from .goals import Memory
+from .kinematics import ArmKinematics
 from .mujoco_world import MujocoWorld
 from .scenes import CONTROL_RATE_HZ, HOME_JOINTS, Scene
 from .tasks import PARAPHRASES, Paraphrase, Task, load, unknown
@@ -75,9 +76,8 @@ class TabletopEnv:
         self._paraphrase = paraphrase
         self._mode = control_mode
         self._world = MujocoWorld(self._suite.scene, image_size)
-        self.spec = _spec(
-            self._world, control_mode, [Camera(name, image_size, image_size) for name in cameras]
-        )
+        self._arm = ArmKinematics()
+        self.spec = _spec(self._arm, control_mode, [Camera(name, image_size, image_size) for name in cameras])
         self._low = self.spec.action_low.astype(np.float64)
         self._high = self.spec.action_high.astype(np.float64)
         self.privileged_names = privileged_names(self._suite.scene)
@@ -152,14 +152,7 @@ class TabletopEnv:
         world = self._world
         joints = action[:7]
         if self._mode == "ee_delta":
-            joints = control.ee_delta_targets(
-                action,
-                world.position("tcp"),
-                world.arm_joints(),
-                world.arm_jacobian(),
-                world.joint_low,
-                world.joint_high,
-            )
+            joints = control.ee_delta_targets(action, world.arm_joints(), self._arm)
         world.command(joints, float(action[-1]))
 
     def state(self) -> NDArray[np.float32]:
@@ -277,8 +270,8 @@ def privileged_names(scene: Scene) -> tuple[str, ...]:
     return (*names, *scene.joints)
 
 
-def _spec(world: MujocoWorld, mode: ControlMode, cameras: list[Camera]) -> RobotSpec:
-    joints = control.joint_position_axes(world.joint_low, world.joint_high)
+def _spec(arm: ArmKinematics, mode: ControlMode, cameras: list[Camera]) -> RobotSpec:
+    joints = control.joint_position_axes(arm.low, arm.high)
     state = (
         *joints[:7],
         Axis("gripper_width", "m", 0.0, control.WIDTH_MAX_M),

@@ -18,6 +18,7 @@ Memory = list[Any]
 
 FINGERS = ("left_finger", "right_finger")
 _REACH_M = 0.07
+STILL_M_S = 0.03
 _TABLE_X = (-0.15, 0.95)
 _TABLE_Y = (-0.55, 0.55)
 
@@ -127,3 +128,99 @@ class Pressed:
 
     def holds(self, world: World, memory: Memory) -> bool:
         return world.joint(f"{self.button}/press") <= -self.depth_m and touched(world, f"{self.button}/cap")
+
+
+@dataclass(frozen=True)
+class Resting:
+    """The object stands still on or in `support`, let go of, and touches nothing in `clear_of`.
+
+    Attributes:
+        body: the object.
+        support: the body that carries it, touching it.
+        half: half lengths in x and y, in the support's axes, of where the object's origin must be.
+        z: lowest and highest origin of the object over the origin of the support, metres.
+        upright: the least cosine between the object's z axis and the vertical; -1 if it may lie down.
+        clear_of: what it must not touch.
+    """
+
+    body: str
+    support: str
+    half: tuple[float, float]
+    z: tuple[float, float]
+    upright: float = -1.0
+    clear_of: tuple[str, ...] = ("table",)
+
+    def begin(self, world: World) -> Memory:
+        return []
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        offset = world.position(self.body) - world.position(self.support)
+        heading = rotation.yaw(world.quaternion(self.support))
+        cosine, sine = math.cos(heading), math.sin(heading)
+        x, y, z = offset.tolist()
+        return (
+            abs(cosine * x + sine * y) <= self.half[0]
+            and abs(cosine * y - sine * x) <= self.half[1]
+            and self.z[0] <= z <= self.z[1]
+            and rotation.upright(world.quaternion(self.body)) >= self.upright
+            and world.speed(self.body) < STILL_M_S
+            and world.touching(self.body, self.support)
+            and not touched(world, self.body)
+            and not any(world.touching(self.body, other) for other in self.clear_of)
+        )
+
+
+@dataclass(frozen=True)
+class JointWithin:
+    """An articulated joint is between `low` and `high`."""
+
+    joint: str
+    low: float
+    high: float
+
+    def begin(self, world: World) -> Memory:
+        return []
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        return self.low <= world.joint(self.joint) <= self.high
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """Every goal holds at the same time."""
+
+    goals: tuple[Goal, ...]
+
+    def begin(self, world: World) -> Memory:
+        return [goal.begin(world) for goal in self.goals]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        # A list, not a generator: every goal must see every step.
+        return all([goal.holds(world, part) for goal, part in zip(self.goals, memory, strict=True)])
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """`first` holds at some step, and at a later one both `second` and `lasting` do.
+
+    `second` must not hold when `first` is reached: doing the two in the other order does not count until
+    the second is undone and done again. `lasting` is what must still be true of the first at the end.
+    Memory: [1 once the first has held, 1 once the second was then seen not to hold, and the three goals'].
+    """
+
+    first: Goal
+    second: Goal
+    lasting: Goal
+
+    def begin(self, world: World) -> Memory:
+        return [0, 0, self.first.begin(world), self.second.begin(world), self.lasting.begin(world)]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        first = self.first.holds(world, memory[2])
+        second = self.second.holds(world, memory[3])
+        lasting = self.lasting.holds(world, memory[4])
+        if first:
+            memory[0] = 1
+        if memory[0] and not second:
+            memory[1] = 1
+        return bool(memory[0] and memory[1] and second and lasting)

@@ -40,7 +40,7 @@ class RenderError(RuntimeError):
 
 
 class MujocoWorld:
-    """Implements `World`; also what a controller drives: arm joints, Jacobian, position targets."""
+    """Implements `World`; also what a controller drives: arm joints and position targets."""
 
     def __init__(self, scene: Scene, image_size: int) -> None:
         self.scene = scene
@@ -57,9 +57,6 @@ class MujocoWorld:
         # The arm's joints come first in the file, then the fingers, then the scene's.
         assert [self._qpos[f"joint{i + 1}"] for i in range(7)] == list(range(7)), "arm joints must come first"
         assert self._qpos["finger1"] == 7, "finger joints must follow the arm"
-        self.joint_low: Array = model.jnt_range[:7, 0].copy()
-        self.joint_high: Array = model.jnt_range[:7, 1].copy()
-        self._jacobian = np.zeros((6, model.nv))
         self._geom_body: list[int] = model.geom_bodyid.tolist()
         self._contacts: set[tuple[int, int]] | None = None
 
@@ -93,14 +90,6 @@ class MujocoWorld:
     def arm_joints(self) -> Array:
         """(7,) radians."""
         return np.array(self.data.qpos[:7])
-
-    def arm_jacobian(self) -> Array:
-        """(6,7) of the tool centre point in the base frame, linear rows first."""
-        body = self._body["tcp"]
-        mujoco.mj_jac(
-            self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.data.xpos[body], body
-        )
-        return self._jacobian[:, :7]
 
     def command(self, joints: Array, gripper_width: float) -> None:
         """Set the position targets of the arm (7,) and of the gripper (metres between the pads)."""
@@ -159,7 +148,7 @@ class MujocoWorld:
 
     def displace_arm(self, delta: Array) -> None:
         """Move the arm's joints (7,) by `delta` radians, within their limits, at rest."""
-        arm = np.clip(self.arm_joints() + delta, self.joint_low, self.joint_high)
+        arm = np.clip(self.arm_joints() + delta, *self.model.jnt_range[:7].T)
         self.data.qpos[:7] = arm
         self.command(arm, self.gripper_width())
         self.refresh()

@@ -14,8 +14,12 @@ BLACK, GREY, WOOD = "0.13 0.13 0.16 1", "0.48 0.52 0.58 1", "0.62 0.42 0.24 1"
 
 # Collision bits as in panda.xml: 1 world and fixtures, 2 loose objects, 4 robot. Fixtures collide neither with the
 # table nor with each other, so they cost no resting contacts.
-_LOOSE = 'contype="2" conaffinity="7" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1"'
-_FIXTURE = 'contype="1" conaffinity="0" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1"'
+_LOOSE = 'contype="2" conaffinity="7" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
+_FIXTURE = 'contype="1" conaffinity="0" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
+# MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out of the
+# fingers; a capsule and a box get an exact line. Round objects therefore show the fingers an invisible capsule.
+_ROUND = _LOOSE.replace('conaffinity="7"', 'conaffinity="3"')
+_ROUND_GRIP = _LOOSE.replace('contype="2" conaffinity="7"', 'contype="0" conaffinity="4"') + ' rgba="0 0 0 0"'
 _PAINT = 'contype="0" conaffinity="0"'
 
 
@@ -103,10 +107,17 @@ def brick(name: str, rgba: str, half: tuple[float, float, float], density: float
     return Prop(name, xml, half[2], c, math.hypot(half[0], half[1]), loose=True, grasp=grasp)
 
 
+def _round(radius: float, half_height: float, rgba: str) -> str:
+    return (
+        f'<geom type="cylinder" size="{radius} {half_height}" rgba="{rgba}" {_ROUND}/>'
+        f'<geom type="capsule" size="{radius} {0.6 * half_height:.5g}" {_ROUND_GRIP}/>'
+    )
+
+
 def can(name: str, rgba: str, radius: float = 0.026, half_height: float = 0.038, mass: float = 0.08) -> Prop:
     """An upright cylinder."""
     across = mass * (3 * radius**2 + (2 * half_height) ** 2) / 12
-    body = f'<geom type="cylinder" size="{radius} {half_height}" rgba="{rgba}" {_LOOSE}/>'
+    body = _round(radius, half_height, rgba)
     xml = _free(name, half_height, mass, (across, across, mass * radius**2 / 2), body)
     grasp = Grasp(height=max(0.0, half_height - 0.03), period=0.0)
     return Prop(name, xml, half_height, 2 * half_height, radius, loose=True, grasp=grasp)
@@ -117,7 +128,7 @@ def mug(name: str, rgba: str) -> Prop:
     radius, half_height, mass = 0.028, 0.03, 0.08
     geoms = "".join(
         (
-            f'<geom type="cylinder" size="{radius} {half_height}" rgba="{rgba}" {_LOOSE}/>',
+            _round(radius, half_height, rgba),
             f'<geom type="cylinder" size="{radius - 0.006} 0.001" pos="0 0 {half_height}" '
             f'rgba="{BLACK}" {_PAINT}/>',
             _box((0.01, 0.005, 0.018), (radius + 0.008, 0, 0), rgba, _LOOSE),
@@ -159,16 +170,14 @@ def bowl(name: str, rgba: str) -> Prop:
 
 
 def plate(name: str, rgba: str, *, loose: bool) -> Prop:
-    """A flat disc, origin at the middle of its underside."""
-    radius, half_height = 0.065, 0.006
-    disc = (
-        f'<geom type="cylinder" size="{radius} {half_height}" pos="0 0 {half_height}" rgba="{rgba}" '
-        f"{_LOOSE if loose else _FIXTURE}/>"
-        f'<geom type="cylinder" size="{radius - 0.018} 0.0005" pos="0 0 {2 * half_height}" '
-        f'rgba="0.78 0.84 0.92 1" {_PAINT}/>'
-    )
-    xml = _free(name, 0.0, 0.15, (2e-4, 2e-4, 4e-4), disc) if loose else _fixed(name, disc)
+    """A flat square dish, origin at the middle of its underside."""
+    half, half_height = 0.058, 0.006
+    kind = _LOOSE if loose else _FIXTURE
+    geoms = _box((half, half, half_height), (0, 0, half_height), rgba, kind)
+    geoms += _box((half - 0.014, half - 0.014, 0.0005), (0, 0, 2 * half_height), "0.70 0.80 0.92 1", _PAINT)
+    xml = _free(name, 0.0, 0.15, (2e-4, 2e-4, 4e-4), geoms) if loose else _fixed(name, geoms)
     height = 2 * half_height
+    radius = half * math.sqrt(2)
     return Prop(name, xml, 0.0, height, radius, loose=loose, surface=height, inner=(0.045, 0.045))
 
 

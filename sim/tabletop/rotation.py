@@ -57,6 +57,14 @@ def rotation_vector(q: Array) -> Array:
     return np.array((x * scale, y * scale, z * scale))
 
 
+def from_vector(vector: Array) -> Array:
+    """The quaternion of an axis times angle (rad)."""
+    x, y, z = vector.tolist()
+    angle = math.sqrt(x * x + y * y + z * z)
+    scale = math.sin(angle / 2) / angle if angle > 1e-12 else 0.5
+    return np.array((math.cos(angle / 2), x * scale, y * scale, z * scale))
+
+
 def gripper_down(yaw_rad: float) -> Array:
     """Orientation of the tool centre point, fingers straight down, opening along y turned by `yaw_rad`."""
     return np.array((0.0, math.cos(yaw_rad / 2), math.sin(yaw_rad / 2), 0.0))

@@ -52,7 +52,7 @@ class Scene:
     @property
     def travel_z_m(self) -> float:
         """Height at which the finger tips pass over everything that stands on the table."""
-        return max(prop.height for prop in self.things) + 0.03
+        return max(prop.height for prop in self.things) + 0.04
 
     @property
     def mjcf(self) -> str:
@@ -131,16 +131,15 @@ def spatial() -> Scene:
 
 
 def objects() -> Scene:
-    """Six different objects and two containers."""
+    """Five different objects and two containers."""
     return Scene(
         (
-            props.bin_("basket", props.WOOD, half=(0.085, 0.085), depth=0.05),
-            props.bin_("tray", props.GREY, half=(0.085, 0.085), depth=0.022),
+            props.bin_("basket", props.WOOD, half=(0.075, 0.075), depth=0.05),
+            props.bin_("tray", props.GREY, half=(0.075, 0.075), depth=0.022),
             props.brick("red_block", props.RED, (0.024, 0.024, 0.024)),
             props.can("green_can", props.GREEN),
             props.brick("yellow_box", props.YELLOW, (0.035, 0.021, 0.017)),
             props.mug("blue_mug", props.BLUE),
-            props.brick("purple_bar", props.PURPLE, (0.055, 0.015, 0.015)),
             props.brick("white_carton", props.WHITE, (0.022, 0.022, 0.042)),
         ),
         WIDE_FRONT,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...datasets.starts import StartState
-from .goals import Lifted, Pressed, Pushed, Steady
-from .layout import Layout, Place, Spots, scatter
-from .scenes import demo
-from .skills import lift_block, press, push_away
-from .tasks import Arrange, Suite, Task
+from ....datasets.starts import StartState
+from ..goals import Lifted, Pressed, Pushed, Steady
+from ..layout import Layout, Place, Spots, scatter
+from ..scenes import demo
+from ..skills import pick, press, push_away
+from ..tasks import Arrange, Suite, Task
 
 SCENE = demo()
+TRAVEL_Z_M = 0.11
 _X, _Y, _YAW = (0.36, 0.64), (-0.20, 0.20), (-0.5, 0.5)
 _PUSH_X = (0.38, 0.54)
 _PUSH_LANE_M = 0.17
@@ -33,7 +34,7 @@ def _arrange(target: str, *, push: bool = False) -> Arrange:
         def lane_is_free(spots: Spots) -> bool:
             x, y = spots[target]
             return not any(
-                -0.09 < other[0] - x < _PUSH_LANE_M and abs(other[1] - y) < _LANE_HALF_WIDTH_M
+                -0.14 < other[0] - x < _PUSH_LANE_M and abs(other[1] - y) < _LANE_HALF_WIDTH_M
                 for name, other in spots.items()
                 if name != target
             )
@@ -54,7 +55,7 @@ def _lift(colour: str) -> Task:
         target=body,
         arrange=_arrange(body),
         goal=Steady(Lifted(body), 3),
-        script=lambda: lift_block(body),
+        script=lambda: pick(SCENE.prop(body), TRAVEL_Z_M),
         max_steps=60,
     )
 
@@ -73,7 +74,7 @@ def _push(colour: str) -> Task:
         target=body,
         arrange=_arrange(body, push=True),
         goal=Steady(Pushed(body), 2),
-        script=lambda: push_away(body),
+        script=lambda: push_away(body, TRAVEL_Z_M, start_gap_m=0.065),
         max_steps=60,
     )
 
