@@ -195,8 +195,9 @@ class AllOf:
         return [goal.begin(world) for goal in self.goals]
 
     def holds(self, world: World, memory: Memory) -> bool:
-        # A list, not a generator: every goal must see every step.
-        return all([goal.holds(world, part) for goal, part in zip(self.goals, memory, strict=True)])
+        # All are asked before the answer: every goal must see every step.
+        answers = [goal.holds(world, part) for goal, part in zip(self.goals, memory, strict=True)]
+        return all(answers)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Forward kinematics and Jacobian of the arm alone: the same for every simulator, and for any joint position."""
+"""Forward kinematics and Jacobian of the arm alone, at any joints: the same for every simulator."""
 
 from __future__ import annotations
 

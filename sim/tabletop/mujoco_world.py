@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 
-# Before the import of mujoco: EGL needs no display, and llvmpipe's own threads only get in the way of worker
-# processes (2,436 against 1,149 frames/s on two cores).
-os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("LP_NUM_THREADS", "0")
-
 from collections.abc import Mapping
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -181,7 +176,8 @@ class MujocoWorld:
         # What is missing decides which of these PyOpenGL and mujoco raise.
         except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise RenderError(
-                f"cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}\n"
+                f"cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ.get('MUJOCO_GL')}, read when mujoco is "
+                f"first imported): {error}\n"
                 "On Debian or Ubuntu: apt-get install --no-install-recommends libegl1 libgl1\n"
                 "Then `regrip doctor` checks it."
             ) from error

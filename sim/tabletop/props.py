@@ -12,14 +12,15 @@ RED, GREEN, BLUE = "0.86 0.10 0.12 1", "0.13 0.65 0.20 1", "0.12 0.30 0.90 1"
 YELLOW, PURPLE, WHITE = "0.98 0.80 0.10 1", "0.65 0.20 0.75 1", "0.97 0.97 0.99 1"
 BLACK, GREY, WOOD = "0.13 0.13 0.16 1", "0.48 0.52 0.58 1", "0.62 0.42 0.24 1"
 
-# Collision bits as in panda.xml: 1 world and fixtures, 2 loose objects, 4 robot. Fixtures collide neither with the
-# table nor with each other, so they cost no resting contacts.
-_LOOSE = 'contype="2" conaffinity="7" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
-_FIXTURE = 'contype="1" conaffinity="0" condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
-# MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out of the
-# fingers; a capsule and a box get an exact line. Round objects therefore show the fingers an invisible capsule.
-_ROUND = _LOOSE.replace('conaffinity="7"', 'conaffinity="3"')
-_ROUND_GRIP = _LOOSE.replace('contype="2" conaffinity="7"', 'contype="0" conaffinity="4"') + ' rgba="0 0 0 0"'
+# Collision bits as in panda.xml: 1 world and fixtures, 2 loose objects, 4 robot. Fixtures collide neither with
+# the table nor with each other, so they cost no resting contacts.
+_CONTACT = 'condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
+_LOOSE = f'contype="2" conaffinity="7" {_CONTACT}'
+_FIXTURE = f'contype="1" conaffinity="0" {_CONTACT}'
+# MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out of
+# the fingers; a capsule and a box get an exact line. So round objects show the fingers an invisible capsule.
+_ROUND = f'contype="2" conaffinity="3" {_CONTACT}'
+_ROUND_GRIP = f'contype="0" conaffinity="4" {_CONTACT} rgba="0 0 0 0"'
 _PAINT = 'contype="0" conaffinity="0"'
 
 
@@ -48,8 +49,8 @@ class Prop:
         rest_height: z of the body's origin when it stands on the table, metres.
         height: of its top over the table, metres.
         radius: of the circle around its footprint, metres.
-        loose: true with a free joint; a fixture stands on two stiff rails ``<name>/x`` and ``<name>/y``, which
-            lets a reset place it without changing the model.
+        loose: true with a free joint; a fixture stands on two stiff rails ``<name>/x`` and ``<name>/y``,
+            which lets a reset place it without changing the model.
         joints: its articulated joints.
         grasp: how to pick it up, if it can be.
         surface: z of the upper side that other things can stand on, over the body's origin, metres.
@@ -150,8 +151,8 @@ def bowl(name: str, rgba: str) -> Prop:
         angle = k * math.pi / 4
         x, y = radius * math.cos(angle), radius * math.sin(angle)
         walls.append(
-            f'<geom type="box" size="{thick} {side:.5g} {depth / 2}" pos="{x:.5g} {y:.5g} {depth / 2 + 0.004}" '
-            f'euler="0 0 {angle:.6g}" rgba="{rgba}" {_LOOSE}/>'
+            f'<geom type="box" size="{thick} {side:.5g} {depth / 2}" '
+            f'pos="{x:.5g} {y:.5g} {depth / 2 + 0.004}" euler="0 0 {angle:.6g}" rgba="{rgba}" {_LOOSE}/>'
         )
     base = _box((0.040, 0.040, 0.004), (0, 0, 0.004), rgba, _LOOSE)
     mass = 0.06

@@ -14,8 +14,8 @@ from . import props
 from .props import Prop
 
 TIMESTEP_S = 0.005
-"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts do
-as well as at 2 ms, and 10 physics steps in a control step instead of 25 make an episode twice as cheap."""
+"""5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts
+do as well as at 2 ms, and 10 physics steps in a control step instead of 25 halve the cost of an episode."""
 CONTROL_RATE_HZ = 20.0
 SUBSTEPS = round(1 / (CONTROL_RATE_HZ * TIMESTEP_S))
 

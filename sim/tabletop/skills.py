@@ -66,8 +66,8 @@ def _here(world: World) -> Array:
 def nearest_yaw(world: World, yaw: float, period: float) -> float:
     """The equivalent of `yaw`, for a shape that repeats every `period`, that takes the least turning.
 
-    Kept within a half turn of the canonical gripper yaw so that the wrist never winds up. A `period` of 0 means
-    that any yaw will do: then it is the present one.
+    Kept within a half turn of the canonical gripper yaw so that the wrist never winds up. A `period` of 0
+    means that any yaw will do: then it is the present one.
     """
     now = yaw_of_gripper(world)
     if period == 0.0:
