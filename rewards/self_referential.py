@@ -8,6 +8,7 @@ its release, whose arithmetic `as_released` keeps for comparison:
 * Embeddings belong to an episode, never to a task or trial name (`reference_bank.episode_identity`).
 * Successes stay in a bank across batches, so a group, or a batch, without any success is shaped too. Rewards
   come before any group filter.
+* An episode may be judged by its best moment, not as a whole (`SelfReferentialConfig.moment`).
 * Distances are measured on a fixed scale: 0 is a typical success (its distance to the centres made without
   it), 1 is an episode that never moved. What a failure earns does not depend on other failures.
 * A success earns 1 and a failure at most alpha, whatever the embedding says; a success with a blank embedding
@@ -33,7 +34,7 @@ from .clustering import Centres, Clustering, Vectors, find_centres, nearest
 from .diagnostics import auc, spearman
 from .embedding import Encoder, collapse, pool, pool_prefixes, prepare
 from .reference_bank import Entries, ReferenceBank, episode_identity
-from .srpo_released import released_reward
+from .srpo_released import min_max, released_reward
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class SelfReferentialConfig:
             progress after every decision, gamma * phi' - phi with phi = alpha * progress, and 1 for success:
             for a critic (see `potential_difference` for what the sums are).
         gamma: discount of one decision in the ``potential`` form.
+        moment: how far an episode is from success: ``whole`` compares the whole episode (SRPO), ``best`` the
+            start of it that looks most like a success. A success is over when it succeeds, a failure goes
+            on to the step limit, and what it does there should not hide how near it had come. With each
+            encoder and setting tried, ``best`` ranks failures better (``benchmarks/failure_ranking.py``).
         calibration: ``absolute`` as described above; ``batch`` is the release's min-max over the failures in
             the batch: relative, and of no meaning outside it.
         segments: an episode's vector is the means of this many equal parts of it (`embedding.pool`).
@@ -65,10 +70,11 @@ class SelfReferentialConfig:
     slope: float = 5.0
     form: Literal["trajectory", "potential"] = "trajectory"
     gamma: float = 0.99
+    moment: Literal["best", "whole"] = "best"
     calibration: Literal["absolute", "batch"] = "absolute"
     segments: int = 3
     cosine: bool = False
-    relative_to_start: bool = True
+    relative_to_start: bool = False
     clustering: Clustering = field(default_factory=Clustering)
     capacity: int = 64
     max_age: int = 50
@@ -189,7 +195,8 @@ class SelfReferential:
         and their level 0.
         """
         episodes = self._embed(rollouts)
-        return self._progress(rollouts, episodes, self._references(rollouts, episodes))
+        references = self._references(rollouts, episodes)
+        return _levels(rollouts, references, self._curves(rollouts, episodes, references))
 
     def state_dict(self) -> dict[str, NDArray[np.generic]]:
         return self.bank.state_dict()
@@ -248,24 +255,44 @@ class SelfReferential:
             if task in self.bank
         }
 
-    def _centres_for(self, task: str, reference: Reference, identity: NDArray[np.uint8]) -> Vectors:
-        """The centres an episode is held against: without itself, if it is one of the bank's successes."""
-        row = self.bank.entries(task).row_of(identity)
-        return reference.centres.position if row is None else reference.centres.without(row)
+    def _curves(
+        self, rollouts: Rollouts, episodes: Embedded, references: dict[str, Reference]
+    ) -> list[Vectors]:
+        """B arrays (T_b,): distance of the episode so far to the nearest centre, after each decision.
+
+        A success that is in the bank is left out of its own centre. Empty where there is nothing to measure:
+        no reference, no usable embedding, or the bank's only success.
+        """
+        curves: list[Vectors] = []
+        for row, start in enumerate(rollouts.start):
+            reference, curve = references.get(start.task), np.zeros(0)
+            if reference is not None and episodes.judged[row]:
+                centres = reference.centres.position
+                if rollouts.success[row]:
+                    own = self.bank.entries(start.task).row_of(episodes.identity[row])
+                    centres = centres if own is None else reference.centres.without(own)
+                if len(centres):
+                    prefixes = pool_prefixes(episodes.frames[row], self.config.segments)
+                    curve = nearest(prefixes.astype(np.float64), centres)
+            curves.append(curve)
+        return curves
 
     def _score(self, rollouts: Rollouts, episodes: Embedded) -> RewardSignal:
+        extra: dict[str, NDArray[np.float32]] = {}
+        references: dict[str, Reference] = {}
+        curves: list[Vectors] = []
         if self.config.as_released:
-            shaped, extra = self._released(rollouts, episodes), dict[str, NDArray[np.float32]]()
-            references: dict[str, Reference] = {}
+            shaped = self._released(rollouts, episodes)
         else:
             references = self._references(rollouts, episodes)
-            shaped, extra = self._shape(rollouts, episodes, references)
+            curves = self._curves(rollouts, episodes, references)
+            shaped, extra = self._shape(rollouts, references, curves)
         valid = (episodes.judged | rollouts.success) & (rollouts.num_steps > 0)
         shaped = np.where(valid, shaped, 0.0)
         if self.config.form == "trajectory":
             value = at_last_step(rollouts.valid, shaped)
         else:
-            value = self._differences(rollouts, self._progress(rollouts, episodes, references), valid)
+            value = self._differences(rollouts, _levels(rollouts, references, curves), valid)
         return RewardSignal(
             value=value,
             components=_components(rollouts, episodes, shaped) | extra,
@@ -274,14 +301,17 @@ class SelfReferential:
         )
 
     def _shape(
-        self, rollouts: Rollouts, episodes: Embedded, references: dict[str, Reference]
+        self, rollouts: Rollouts, references: dict[str, Reference], curves: list[Vectors]
     ) -> tuple[Vectors, dict[str, NDArray[np.float32]]]:
         """(B,) rewards in [0, 1] and what was seen on the way."""
         count = len(rollouts)
         shaped = rollouts.success.astype(np.float64)
         names = ("distance", "progress", "no_reference", "bank_size", "bank_age", "num_centres", "clustered")
         extra = {name: np.zeros(count, dtype=np.float32) for name in names}
-        rated = np.zeros(count, dtype=bool)
+        rated = np.array([len(curve) > 0 for curve in curves], dtype=bool)
+        at = np.min if self.config.moment == "best" else _last
+        distance = np.array([at(curve) if len(curve) else 0.0 for curve in curves])
+        extra["distance"] = distance.astype(np.float32)
         for task, rows in _by_task(rollouts).items():
             reference = references.get(task)
             if reference is None or not reference.separates:
@@ -292,26 +322,18 @@ class SelfReferential:
             extra["bank_age"][rows] = self.bank.age(task).mean()
             extra["num_centres"][rows] = len(reference.centres.position)
             extra["clustered"][rows] = reference.centres.clustered
-            distance = np.array(
-                [
-                    nearest(episodes.whole[row][None], self._centres_for(task, reference, identity))[0]
-                    for row, identity in zip(rows, episodes.identity[rows], strict=True)
-                ]
-            )
-            usable = episodes.judged[rows] & np.isfinite(distance)
-            extra["distance"][rows[usable]] = distance[usable]
-            rated[rows] = usable
-            if not reference.separates:
+            rows = rows[rated[rows]]
+            if not reference.separates or not len(rows):
                 continue
-            place = reference.place(np.where(usable, distance, reference.far))
+            place = reference.place(distance[rows])
             extra["progress"][rows] = np.clip(1 - place, 0, 1)
-            failed = usable & ~rollouts.success[rows]
+            failed = ~rollouts.success[rows]
             if self.config.calibration == "batch" and failed.any():
-                place[failed] = _min_max(distance[failed])
+                place[failed] = min_max(distance[rows[failed]])
             shaped[rows[failed]] = self.config.alpha * _sigmoid(self.config.slope * (0.5 - place[failed]))
         if rated.any():
             told = [start.task for start, fine in zip(rollouts.start, rated, strict=True) if fine]
-            score, success = -extra["distance"][rated], rollouts.success[rated]
+            score, success = -distance[rated], rollouts.success[rated]
             extra |= _filled("auc_success_failure", auc(score, success, told), count)
             extra |= _filled(
                 "spearman_progress_success", spearman(score, success.astype(np.float64), told), count
@@ -323,22 +345,6 @@ class SelfReferential:
         for rows in _by_task(rollouts).values():
             shaped[rows] = released_reward(episodes.whole[rows], rollouts.success[rows])
         return shaped
-
-    def _progress(self, rollouts: Rollouts, episodes: Embedded, references: dict[str, Reference]) -> Progress:
-        level = np.zeros(rollouts.decision_valid.shape, dtype=np.float32)
-        valid = np.zeros(len(rollouts), dtype=bool)
-        for task, rows in _by_task(rollouts).items():
-            reference = references.get(task)
-            if reference is None or not reference.separates:
-                continue
-            for row in rows[episodes.judged[rows]]:
-                centres = self._centres_for(task, reference, episodes.identity[row])
-                if len(centres):
-                    prefixes = pool_prefixes(episodes.frames[row], self.config.segments).astype(np.float64)
-                    place = reference.place(nearest(prefixes, centres))
-                    level[row, : len(place)] = np.clip(1 - place, 0, 1)
-                    valid[row] = True
-        return Progress(level, valid)
 
     def _differences(
         self, rollouts: Rollouts, progress: Progress, valid: NDArray[np.bool_]
@@ -420,9 +426,19 @@ def _by_task(rollouts: Rollouts) -> dict[str, NDArray[np.int64]]:
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
-def _min_max(distance: Vectors) -> Vectors:
-    span = np.ptp(distance)
-    return np.full_like(distance, 0.5) if span < 1e-6 else (distance - distance.min()) / span
+def _levels(rollouts: Rollouts, references: dict[str, Reference], curves: list[Vectors]) -> Progress:
+    level = np.zeros(rollouts.decision_valid.shape, dtype=np.float32)
+    valid = np.zeros(len(rollouts), dtype=bool)
+    for row, (start, curve) in enumerate(zip(rollouts.start, curves, strict=True)):
+        reference = references.get(start.task)
+        if reference is not None and reference.separates and len(curve):
+            level[row, : len(curve)] = np.clip(1 - reference.place(curve), 0, 1)
+            valid[row] = True
+    return Progress(level, valid)
+
+
+def _last(curve: Vectors) -> float:
+    return float(curve[-1])
 
 
 def _sigmoid(x: Vectors) -> Vectors:

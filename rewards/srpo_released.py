@@ -31,12 +31,15 @@ def released_centres(success: Vectors) -> tuple[Vectors, bool]:
 def released_shape(distance: Vectors) -> Vectors:
     """Rewards of one task's failures, (N,) distances to (N,) in (0, 0.6): 0.6 * sigmoid(10 * (0.5 - x)).
 
-    x is the distance, min-max normalised over these failures; 0.5 for all if they span less than 1e-6 (so
-    also for a lone failure, which gets 0.3).
+    x is the distance, min-max normalised over these failures; a lone failure has 0.5 and gets 0.3.
     """
+    return np.asarray(0.6 / (1 + np.exp(-10 * (0.5 - min_max(distance)))), dtype=np.float64)
+
+
+def min_max(distance: Vectors) -> Vectors:
+    """(N,) in [0, 1], 0 the nearest and 1 the farthest; 0.5 for all if they span less than 1e-6."""
     span = np.ptp(distance)
-    x = np.full_like(distance, 0.5) if span < 1e-6 else (distance - distance.min()) / span
-    return np.asarray(0.6 / (1 + np.exp(-10 * (0.5 - x))), dtype=np.float64)
+    return np.full_like(distance, 0.5) if span < 1e-6 else (distance - distance.min()) / span
 
 
 def released_reward(embedding: Vectors, success: NDArray[np.bool_]) -> Vectors:

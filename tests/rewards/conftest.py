@@ -50,7 +50,7 @@ def play(walks: Sequence[Walk], iteration: int = 0, dims: int = 4, noise: float 
     for row, walk in enumerate(walks):
         generator = counter_generator(iteration, repr(walk))
         ways = counter_generator("ways", walk.task).normal(size=(8, dims))
-        start = counter_generator("start", walk.index).normal(size=dims)
+        start = 0.1 * counter_generator("start", walk.index).normal(size=dims) / np.sqrt(dims)
         length = walk.decisions or (6 if walk.reach >= 1 else NUM_DECISIONS)
         gone = np.linspace(0, walk.reach, length)[:, None]
         direction = ways[walk.way] / np.linalg.norm(ways[walk.way])

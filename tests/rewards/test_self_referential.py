@@ -35,14 +35,14 @@ def test_farther_is_better_and_success_is_best(play, walk) -> None:  # type: ign
     assert value[-1] == 1.0
     assert (value[:-1] > 0).all()
     assert (value[:-1] < 0.8).all()
-    assert value[0] < 0.1  # never moved: 0.8 * sigmoid(5 * (0.5 - 1)) = 0.061
+    assert value[0] < 0.25  # never moved: 0.061 if it began as far away as the successes did
     assert signal.valid.all()
     assert not signal.relative
     for name, component in signal.components.items():
         assert component.shape == (6,), name
         assert component.dtype == np.float32, name
         assert np.isfinite(component).all(), name
-    assert signal.components["auc_success_failure"][0] == 1.0
+    assert signal.components["auc_success_failure"][0] >= 0.8  # 4 of 5: noise may put 0.8 before it
     assert signal.components["num_centres"][0] == 1
     assert signal.components["clustered"][0] == 1
     # paid once, at the last executed step
@@ -51,7 +51,7 @@ def test_farther_is_better_and_success_is_best(play, walk) -> None:  # type: ign
 
 def test_the_scale_by_hand(play, walk) -> None:  # type: ignore[no-untyped-def]
     """One axis, no noise, one segment: every distance can be told without the program."""
-    config = SelfReferentialConfig(segments=1)
+    config = SelfReferentialConfig(segments=1, relative_to_start=True)
     reward = SelfReferential(SimulatorState(), config)
     # successes' means, relative to the start: 1/2 of 1.0 = 0.5 each; centre 0.5, near 0, far 0.5
     reward(play([walk(1.0, index=i) for i in range(3)], dims=1, noise=0.0))
@@ -264,7 +264,7 @@ def test_settings_are_checked() -> None:
 
 
 def test_progress_rises_from_nothing_to_where_the_episode_got(play, walk) -> None:  # type: ignore[no-untyped-def]
-    reward = seen(play, walk)
+    reward = seen(play, walk, SelfReferentialConfig(relative_to_start=True))
     rollouts = play([walk(1.0, row=1), walk(0.5, row=2), walk(0.0, row=3)], iteration=1)
     state = reward.state_dict()
     progress = reward.progress(rollouts)
@@ -277,6 +277,23 @@ def test_progress_rises_from_nothing_to_where_the_episode_got(play, walk) -> Non
     assert 0.4 < progress.value[1, 7] < 0.6
     assert progress.value[2].max() < 0.1
     assert not progress.value[0, 6:].any()  # not played
+
+
+@pytest.mark.parametrize("moment", ["best", "whole"])
+def test_the_best_moment_outlives_what_comes_after(play, walk, moment: str) -> None:  # type: ignore[no-untyped-def]
+    """A failure goes on to the step limit; leaving after coming near costs only if judged as a whole."""
+    reward = seen(play, walk, SelfReferentialConfig(moment=moment))  # type: ignore[arg-type]
+    near = play([walk(0.8, row=1, decisions=4)], iteration=1, noise=0.0)
+    left = play([walk(0.8, row=1, decisions=8)], iteration=1, noise=0.0)
+    path = left.privileged.copy()
+    path[0, :4] = near.privileged[0, :4]
+    path[0, 4:] = path[0, 0] - 3 * np.arange(1, 5)[:, None]
+    value = returns(reward.score(replace(left, privileged=path)))[0]
+    if moment == "best":
+        assert value == returns(reward.score(near))[0]
+        assert value > 0.3
+    else:
+        assert value < 0.01
 
 
 def test_going_back_loses_progress(play, walk) -> None:  # type: ignore[no-untyped-def]
