@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,3 +172,37 @@ class Rollouts:
             log_prob=self.log_prob[index],
             policy_version=self.policy_version,
         )
+
+
+def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
+    """One batch of several, padded to the longest.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not parts:
+        raise ValueError("there are no rollouts to concatenate")
+    longest = max(part.valid.shape[1] for part in parts)
+
+    def cat(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(
+            [np.pad(a, [(0, 0), (0, longest - a.shape[1])] + [(0, 0)] * (a.ndim - 2)) for a in arrays]
+        )
+
+    first = parts[0]
+    return Rollouts(
+        start=[start for part in parts for start in part.start],
+        group=np.concatenate([part.group for part in parts]),
+        instruction=[text for part in parts for text in part.instruction],
+        images={name: cat([part.images[name] for part in parts]) for name in first.images},
+        state=cat([part.state for part in parts]),
+        privileged=cat([part.privileged for part in parts]),
+        action=cat([part.action for part in parts]),
+        valid=cat([part.valid for part in parts]),
+        reward=cat([part.reward for part in parts]),
+        success=np.concatenate([part.success for part in parts]),
+        truncated=np.concatenate([part.truncated for part in parts]),
+        latent={name: cat([part.latent[name] for part in parts]) for name in first.latent},
+        log_prob=cat([part.log_prob for part in parts]),
+        policy_version=first.policy_version,
+    )

@@ -103,7 +103,7 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
     log: dict[str, object] = {"demonstrations": len(demos), "scenes": len(scenes)}
     log["seconds_recording"] = round(time.monotonic() - began, 1)
 
-    spec = open_spec(config)
+    spec = environments.contract(config.env)
     label = np.concatenate([demo.label for demo in demos])
     state = np.concatenate([demo.episode.state for demo in demos])
     tokenizer = build_tokenizer(environments.sentences(config.env))
@@ -132,17 +132,6 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
         {"command": command_line(), "code": code_version(), "config": to_dict(config), "log": log},
     )
     return policy
-
-
-def open_spec(config: BaseConfig):  # type: ignore[no-untyped-def]
-    """The environment's contract."""
-    from ..sim.worker import resolve
-
-    target, kwargs = environments.factory(config.env)
-    env = resolve(target)(**kwargs)
-    spec = env.spec
-    env.close()
-    return spec
 
 
 def record(config: BaseConfig) -> tuple[list[Demonstration], list[Demonstration]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..datasets.spec import RobotSpec
 from ..sim.pool import WorkerPool
+from ..sim.worker import resolve
 
 FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make"}
 CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks"}
@@ -71,10 +74,17 @@ def sentences(config: EnvConfig) -> list[str]:
     return found
 
 
+def contract(config: EnvConfig) -> RobotSpec:
+    """What actions and observations mean there."""
+    target, kwargs = factory(config)
+    env = resolve(target)(**kwargs)
+    spec = env.spec
+    env.close()
+    return spec
+
+
 def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
     """Start the workers."""
-    import os
-
     target, kwargs = factory(config)
     if expert:
         target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,8 +44,8 @@ def find_policy(name: str) -> Published:
     )
 
 
-def open_policy(name: str, device: str = "cpu") -> tuple[Pi0Policy, Published]:
-    """Find, check and load a policy.
+def open_policy(name: str, device: str = "cpu", **changes: Any) -> tuple[Pi0Policy, Published]:
+    """Find, check and load a policy; `changes` override fields of its `Settings`.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -55,4 +56,4 @@ def open_policy(name: str, device: str = "cpu") -> tuple[Pi0Policy, Published]:
             f"device {device!r} is not available here; `regrip doctor` says why. Use --device cpu"
         )
     found = find_policy(name)
-    return Pi0Policy.load(found.path).to(device), found
+    return Pi0Policy.load(found.path, **changes).to(device), found

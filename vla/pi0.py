@@ -3,8 +3,8 @@
 The network is `PI0ForConditionalGeneration` itself (PaliGemma prefix of image patches and words, action
 expert that attends to the prefix's keys and values). What this file adds: the RobotSpec and normaliser that
 travel with it, sampling with exact log-probabilities, a critic on the VLM's features, and an optional
-convolutional patch stem, with which a network of a million parameters sees far better than with one linear
-layer a patch.
+convolutional keypoint stem, with which a network of a million parameters sees far better than with one
+linear layer a patch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Settings:
 
     Attributes:
         head: ``flow`` (pi-zero's own) or ``tokens`` (OpenVLA-style bins, decoded in parallel).
-        stem: ``patch`` (SigLIP's linear patches, as published) or ``conv`` (small strided convolutions).
+        stem: ``patch`` (SigLIP's linear patches, as published) or ``keypoint`` (see `KeypointStem`).
         denoise_steps: Euler steps of the flow; few are enough and every one costs a pass of the expert.
         noise_level: a of the stochastic step; 0.5 in pi-RL, too little is unstable.
         stochastic_step: which denoising step is the stochastic one: ``random`` as in pi-RL, or ``last``.
@@ -89,7 +90,7 @@ class Settings:
     """
 
     head: Literal["flow", "tokens"] = "flow"
-    stem: Literal["patch", "conv"] = "conv"
+    stem: Literal["patch", "keypoint"] = "keypoint"
     denoise_steps: int = 2
     noise_level: float = 0.5
     stochastic_step: Literal["random", "last"] = "last"
@@ -110,7 +111,6 @@ def nano_config(
 ) -> PI0Config:
     """pi0-nano: about 1.2 million parameters at width 128, random weights, no hub."""
     heads = 4
-    patch = 16
     gemma = {
         "model_type": "gemma",
         "hidden_size": width,
@@ -126,7 +126,7 @@ def nano_config(
         "model_type": "siglip_vision_model",
         "hidden_size": width,
         "intermediate_size": 2 * width,
-        "patch_size": patch,
+        "patch_size": image_size // 2,  # two by two tokens a camera
         "image_size": image_size,
         "num_hidden_layers": 1,
         "num_attention_heads": heads,
@@ -147,32 +147,52 @@ def nano_config(
     )
 
 
-class ConvStem(nn.Sequential):
-    """Strided convolutions from pixels to one vector a patch, in the place of SigLIP's linear patches."""
+class KeypointStem(nn.Module):
+    """Convolutions and a spatial softmax in the place of SigLIP's linear patches.
 
-    def __init__(self, width: int, patch_size: int) -> None:
-        if patch_size < 8 or patch_size & (patch_size - 1):
-            raise ValueError(
-                f"the conv stem halves the image: patch size {patch_size} is no power of two >= 8"
-            )
-        channels = [3, 16, 32, 64]
-        layers: list[nn.Module] = []
-        for index in range(patch_size.bit_length() - 2):
-            source, target = channels[min(index, 3)], channels[min(index + 1, 3)]
-            layers += [
-                nn.Conv2d(source, target, 5 if index == 0 else 3, 2, 2 if index == 0 else 1),
-                nn.GroupNorm(8, target),
-                nn.ReLU(),  # SiLU's backward pass alone costs as much as a transformer layer here
-            ]
-        layers.append(nn.Conv2d(channels[min(patch_size.bit_length() - 2, 3)], width, 3, 2, 1))
-        super().__init__(*layers)
+    Each channel of the last convolution becomes the expected image coordinates of what it responds to
+    (Levine et al. 2016, arXiv 1504.00702, section 5.1) and its strongest response; the channels are dealt out
+    over the tokens that the patches would have given. So few parameters learn from few pictures to find a
+    block to a fraction of a pixel.
+
+    Args:
+        width: length of a token.
+        image_size: pixels, square.
+        tokens: how many tokens the patch grid would have.
+        channels: keypoints, a multiple of `tokens`.
+    """
+
+    def __init__(self, width: int, image_size: int, tokens: int, channels: int = 64) -> None:
+        super().__init__()
+        if channels % tokens:
+            raise ValueError(f"{channels} keypoints cannot be dealt out over {tokens} tokens evenly")
+        self.side = math.isqrt(tokens)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 32, 6, 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 1, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, channels, 1),
+        )
+        # Untrained responses are all alike; without this every keypoint would start at the centre.
+        self.sharpness = nn.Parameter(torch.full((channels,), math.log(10.0)))
+        self.project = nn.Linear(3 * channels // tokens, width)
+        axis = torch.linspace(-1.0, 1.0, image_size // 4)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
+        self.register_buffer("grid", grid, persistent=False)  # (cells,2), x to the right, y down
 
     @property
     def weight(self) -> Tensor:
         """SigLIP asks its patch embedding for the data type of this."""
-        weight = self[0].weight
-        assert isinstance(weight, Tensor)
-        return weight
+        return self.project.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        response = self.convolutions(pixels.contiguous()).flatten(2)  # (N,K,cells)
+        attention = (response * self.sharpness.exp()[:, None]).softmax(-1)
+        keypoints = torch.cat([attention @ self.grid, response.amax(-1, keepdim=True)], -1)  # (N,K,3)
+        tokens: Tensor = self.project(keypoints.view(len(pixels), self.side**2, -1))
+        grid: Tensor = tokens.transpose(1, 2).reshape(len(pixels), -1, self.side, self.side)
+        return grid
 
 
 class Critic(nn.Module):
@@ -244,9 +264,10 @@ class Pi0Policy(nn.Module):
         self.chunk_size = int(config.chunk_size)
         self.cameras = [camera.name for camera in spec.cameras]
         self.pi0 = PI0ForConditionalGeneration(config)
-        if settings.stem == "conv":
+        if settings.stem == "keypoint":
             embeddings = self.pi0.model.vlm.vision_tower.embeddings
-            embeddings.patch_embedding = ConvStem(vision.hidden_size, vision.patch_size)
+            tokens = (vision.image_size // vision.patch_size) ** 2
+            embeddings.patch_embedding = KeypointStem(vision.hidden_size, vision.image_size, tokens)
         self.num_image_tokens = len(spec.cameras) * (vision.image_size // vision.patch_size) ** 2
         self.pool = nn.Linear(text.hidden_size, 1)
         self.critic = Critic(2 * text.hidden_size, config.max_state_dim, self.chunk_size)
@@ -459,7 +480,11 @@ class Pi0Policy(nn.Module):
         return Evaluation(log_prob, value, prefix.features)
 
     def imitation_loss(
-        self, batch: DecisionBatch, generator: torch.Generator, locate_weight: float = 0.0
+        self,
+        batch: DecisionBatch,
+        generator: torch.Generator,
+        locate_weight: float = 0.0,
+        draws: int = 4,
     ) -> Tensor:
         """Flow-matching loss (arXiv 2410.24164, section IV) or cross-entropy, mean over executed steps.
 
@@ -468,6 +493,8 @@ class Pi0Policy(nn.Module):
             generator: draws noise and flow times, on the CPU so that devices agree.
             locate_weight: weight of the auxiliary loss that asks where the instructed object is (the first
                 three privileged numbers, metres in the base frame, in units of 10 cm).
+            draws: noises and times for each decision, which share one pass of the VLM: the flow-matching loss
+                is noisy, and the expert is the cheap part.
         """
         prefix = self.prefix(batch.pixels, batch.instruction)
         state, action = self._state(batch.state), batch.action.to(self.device)
@@ -486,12 +513,16 @@ class Pi0Policy(nn.Module):
                 )
             normal = (action - self.action_mean) / self.action_std  # type: ignore[operator]
             normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+            rows = torch.arange(len(normal), device=self.device).repeat_interleave(draws)
+            prefix.cache.batch_select_indices(rows)
+            shared = Prefix(prefix.cache, prefix.mask[rows], prefix.features)
+            normal, valid = normal[rows], valid[rows]
             noise = torch.randn(normal.shape, generator=generator).to(self.device)
             uniform = torch.rand(len(normal), generator=generator).to(self.device)
             time = uniform ** (1.0 / self.config.time_sampling_beta_alpha)
             time = time * self.config.time_sampling_scale + self.config.time_sampling_offset
             t = time[:, None, None]
-            predicted = self._velocity(state, prefix)(t * noise + (1 - t) * normal, time)
+            predicted = self._velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
             error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
         loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
         if locate_weight:

@@ -1,0 +1,451 @@
+"""`regrip train`: collect, score, learn, log, evaluate, save. The loop is the function `train` below."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..datasets.episode import Rollouts, concatenate
+from ..datasets.protocols import Reward, RewardSignal
+from ..datasets.starts import refuse_test
+from ..rewards.binary import BinarySuccess
+from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
+from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
+from ..sim.collect import collect
+from ..sim.pool import WorkerPool
+from ..vla import advantages, grpo, ppo
+from ..vla.groups import GroupLedger, choose
+from ..vla.pi0 import Pi0Policy
+from ..vla.sampler import SamplerConfig, StartSampler
+from ..vla.vision import VisionTower
+from . import environments
+from .checkpoint import load_latest, open_published, publish, save_checkpoint
+from .config import load_config, parse_with_preset, save_config, to_dict
+from .environments import EnvConfig
+from .evaluate import eval_starts, evaluate, measure
+from .metrics import MetricsWriter
+from .policies import open_policy
+from .progress import Progress
+from .provenance import code_version, command_line
+from .report import write_report
+from .run_directory import RunDirectory, next_run
+from .videos import record
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A post-training run.
+
+    Attributes:
+        policy: folder of the base policy; ``demo`` is the one that ships with regrip.
+        env: where it practises.
+        algorithm: ``ppo`` (with the critic) or ``grpo`` (groups that share a start state).
+        grpo: settings of GRPO.
+        ppo: settings of PPO.
+        reward: ``self_referential`` or ``binary``.
+        encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
+            ``pixels`` on a coarse grid, or simulator ``state``.
+        self_referential: settings of that reward.
+        groups: start states in one iteration.
+        group_size: episodes from each start state.
+        resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
+        sampler: how start states are chosen.
+        iterations: length of the run.
+        noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
+        evaluate_every: iterations between evaluations on the select split.
+        select_episodes: greedy episodes for each task of such an evaluation.
+        test_episodes: episodes for each task of the evaluations on the test split, before and after.
+        videos: filmed test starts for each task, before and after.
+        threads: of the learner; collection and evaluation use one beside the workers.
+        device: ``cpu`` or ``cuda``.
+        seed: of everything.
+    """
+
+    policy: str = "demo"
+    env: EnvConfig = field(default_factory=EnvConfig)
+    algorithm: Literal["grpo", "ppo"] = "ppo"
+    grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
+    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
+    reward: Literal["self_referential", "binary"] = "self_referential"
+    encoder: Literal["vision", "pixels", "state"] = "vision"
+    self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
+    groups: int = 512
+    group_size: int = 1
+    resample: int = 1
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    iterations: int = 20
+    noise_level: float | None = None
+    evaluate_every: int = 5
+    select_episodes: int = 12
+    test_episodes: int = 30
+    videos: int = 1
+    threads: int = 2
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.algorithm == "grpo" and self.group_size < 2:
+            raise ValueError(
+                f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
+            )
+
+
+@dataclass
+class Run:
+    """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
+
+    Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
+    """
+
+    policy: Pi0Policy
+    optimizer: torch.optim.Optimizer
+    reward: Reward
+    sampler: StartSampler
+    iteration: int = 0
+    episodes: int = 0
+    best_select: float = -1.0
+
+    def tensors(self) -> dict[str, Any]:
+        found: dict[str, Any] = {f"policy.{name}": value for name, value in self.policy.weights().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "episodes": self.episodes,
+            "best_select": self.best_select,
+            "sampler": self.sampler.state_dict(),
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
+
+        self.policy.load_weights(part("policy."), "the checkpoint")
+        saved = self.optimizer.state_dict()
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".", 1)
+            saved["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(saved)
+        self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
+        self.sampler.load_state_dict(meta["sampler"])
+        self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
+        self.best_select = float(meta["best_select"])
+
+
+def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory) -> bool:
+    """The training loop, from `run.iteration` to the end.
+
+    Returns:
+        False if Ctrl-C stopped it early; everything is saved then.
+    """
+    with (
+        MetricsWriter(folder.path, run.iteration) as metrics,
+        Progress("post-training") as bar,
+        AskedToStop() as stop,
+    ):
+        while run.iteration < config.iterations and not stop:
+            clock = Clock()
+            rollouts, reward, row = gather(config, run, pool)
+            clock.lap("collect")
+            row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
+            run.sampler.update(rollouts.start, rollouts.success)
+            run.iteration += 1
+            run.episodes += int(row["episodes_played"])
+            clock.lap("learn")
+            if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+                row |= choose_checkpoint(config, run, pool, folder)
+                clock.lap("evaluate")
+            save_checkpoint(folder.checkpoints, run.iteration, run.tensors(), run.meta())
+            clock.lap("save")
+            for incident in pool.incidents:
+                folder.add_incident(run.iteration, dataclasses.asdict(incident))
+            row |= {"incidents": len(pool.incidents), "episodes": run.episodes} | clock.seconds
+            pool.incidents.clear()
+            metrics.write(run.iteration, row)
+            bar.update(run.iteration, config.iterations, note(row))
+        return not stop
+
+
+def gather(
+    config: TrainConfig, run: Run, pool: WorkerPool
+) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
+    """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
+    torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
+    parts: list[Rollouts] = []
+    signals: list[RewardSignal] = []
+    ledger = GroupLedger()
+    played = 0
+    missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
+    for attempt in range(attempts + 1):
+        starts = run.sampler.draw(run.iteration, attempt, missing)
+        refuse_test(starts, "regrip train")
+        every = [start for start in starts for _ in range(config.group_size)]
+        groups = [played + row // config.group_size for row in range(len(every))]
+        rollouts, _ = collect(
+            pool, run.policy, every, groups,
+            run_key=("train", config.seed, run.iteration, attempt),
+            greedy=False, policy_version=run.iteration,
+        )  # fmt: skip
+        played += len(rollouts)
+        reward = run.reward(rollouts)
+        if config.algorithm == "ppo":
+            return rollouts, reward, {"episodes_played": played, "episodes_wasted": 0}
+        returns = torch.from_numpy(reward.value.sum((1, 2)))
+        live = advantages.grpo(returns, torch.from_numpy(rollouts.group))[1].numpy()
+        rows, missing = choose(live, rollouts.group, missing)
+        ledger.record(rollouts, live, rows)
+        parts.append(rollouts.take(rows))
+        signals.append(take_signal(reward, rows))
+        if not missing:
+            break
+    total = ledger.total()
+    tasks = environments.task_names(config.env)
+    return (
+        concatenate(parts),
+        concatenate_signals(signals),
+        {
+            "episodes_played": played,
+            "episodes_wasted": total.wasted_episodes,
+            "groups_solved": total.solved,
+            "groups_failed": total.failed,
+            "groups_missing": missing,
+            "tasks_starved": len(ledger.starved(tasks)),
+        },
+    )
+
+
+def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
+    """Improve the policy from scored episodes."""
+    torch.set_num_threads(config.threads)
+    key = ("learn", config.seed, run.iteration)
+    if config.algorithm == "ppo":
+        return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
+    returns = reward.value.sum((1, 2))
+    return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
+
+
+def choose_checkpoint(
+    config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory
+) -> dict[str, float]:
+    """Measure on the select split; hand the policy on if it is the best so far."""
+    torch.set_num_threads(1)
+    starts = eval_starts(environments.task_names(config.env), "select", config.select_episodes)
+    rate = evaluate(pool, run.policy, starts, greedy=True).outcomes.rate
+    low, high = rate.interval.low, rate.interval.high
+    if rate.value >= run.best_select:
+        run.best_select = rate.value
+        hand_on(config, run, folder)
+    return {"select_success": rate.value, "select_low": low, "select_high": high}
+
+
+def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
+    publish(
+        folder.policy,
+        run.policy.save,
+        {
+            "command": command_line(),
+            "code": code_version(),
+            "config": to_dict(config),
+            "iteration": run.iteration,
+            "episodes": run.episodes,
+            "select_success": run.best_select,
+        },
+    )
+
+
+def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
+    """What the episodes were like, in numbers; the reward's own terms by name."""
+    shaped = reward.value.sum((1, 2))
+    failed = ~rollouts.success
+    found = {
+        "success": float(rollouts.success.mean()),
+        "steps": float(rollouts.num_steps.mean()),
+        "reward": float(shaped.mean()),
+        "reward_failures": float(shaped[failed].mean()) if failed.any() else 0.0,
+        "reward_judged": float(reward.valid.mean()),
+    }
+    for name, value in reward.components.items():
+        found[f"reward_{name}"] = float(np.nanmean(value)) if np.isfinite(value).any() else 0.0
+    return found
+
+
+def note(row: Mapping[str, float]) -> str:
+    """What the progress bar says."""
+    text = f"success {row['success']:.0%}"
+    if "select_success" in row:
+        text += f", on select {row['select_success']:.0%} [{row['select_low']:.0%}, {row['select_high']:.0%}]"
+    return text
+
+
+def take_signal(signal: RewardSignal, rows: np.ndarray) -> RewardSignal:
+    components = {name: value[rows] for name, value in signal.components.items()}
+    return RewardSignal(signal.value[rows], components, signal.valid[rows], signal.relative)
+
+
+def concatenate_signals(signals: Sequence[RewardSignal]) -> RewardSignal:
+    longest = max(signal.value.shape[1] for signal in signals)
+    return RewardSignal(
+        np.concatenate([np.pad(s.value, [(0, 0), (0, longest - s.value.shape[1]), (0, 0)]) for s in signals]),
+        {name: np.concatenate([s.components[name] for s in signals]) for name in signals[0].components},
+        np.concatenate([s.valid for s in signals]),
+        signals[0].relative,
+    )
+
+
+class Clock:
+    """Seconds spent in each part of an iteration."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{name}"] = now - self._last
+        self._last = now
+
+
+class AskedToStop:
+    """True after the first Ctrl-C, which lets the iteration finish; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> AskedToStop:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nfinishing this iteration, then saving (Ctrl-C again stops at once)", flush=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+
+# ---- the command ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is not part of the experiment.
+
+    Attributes:
+        out: run directory; by default ``runs/<preset>-001`` and so on.
+        resume: a run directory to go on with; its own configuration is used.
+    """
+
+    out: Path | None = None
+    resume: Path | None = None
+
+
+def main(args: Sequence[str]) -> int:
+    parsed = parse_with_preset(
+        Options, TrainConfig, args,
+        command="train", default_preset="demo",
+        description="Post-train a policy in simulation.",
+    )  # fmt: skip
+    options, config = parsed.options, parsed.config
+    if options.resume is not None:
+        folder = RunDirectory(options.resume)
+        config = load_config(TrainConfig, folder.config)
+    else:
+        preset = args[0] if args and not args[0].startswith("-") else "demo"
+        folder = RunDirectory(options.out) if options.out else next_run(Path(preset).stem)
+    with folder.claim():
+        if options.resume is None:
+            save_config(folder.config, config, {"command": command_line(), "code": code_version()})
+        finished = post_train(config, folder)
+    if not finished:
+        print(f"stopped and saved; go on with: regrip train --resume {folder.path}")
+        return 130
+    return 0
+
+
+def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
+    """Measure, train, measure, report; picks up wherever `folder` was left."""
+    run = begin(config)
+    checkpoint = load_latest(folder.checkpoints)
+    if checkpoint is not None:
+        run.load(checkpoint.tensors, checkpoint.meta)
+        print(f"going on after iteration {run.iteration}")
+    with environments.open_pool(config.env, run.policy.chunk_size) as pool:
+        if not folder.eval_before.exists():
+            measure_and_film(config, config.policy, pool, folder, "before")
+        if not train(config, run, pool, folder):
+            return False
+        if not folder.eval_after.exists():
+            measure_and_film(config, str(folder.policy), pool, folder, "after")
+    page = write_report(folder)
+    print(f"report: {page}")
+    return True
+
+
+def begin(config: TrainConfig) -> Run:
+    """A run at its first iteration."""
+    changes = {} if config.noise_level is None else {"noise_level": config.noise_level}
+    policy, published = open_policy(config.policy, config.device, **changes)
+    environments.contract(config.env).require_match(
+        policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
+    )
+    encoders: dict[str, Encoder] = {
+        "vision": VisionTower(policy),
+        "pixels": PixelDownsample(),
+        "state": SimulatorState(),
+    }
+    reward: Reward = BinarySuccess()
+    if config.reward == "self_referential":
+        reward = SelfReferential(encoders[config.encoder], config.self_referential, f"seed {config.seed}")
+    if config.algorithm == "ppo":
+        optimizer = ppo.optimizer(policy, config.ppo)
+    else:
+        optimizer = grpo.optimizer(policy, config.grpo)
+    sampler = StartSampler(
+        environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
+    )
+    return Run(policy, optimizer, reward, sampler)
+
+
+def measure_and_film(
+    config: TrainConfig, policy_name: str, pool: WorkerPool, folder: RunDirectory, when: str
+) -> None:
+    """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
+    torch.set_num_threads(1)
+    policy, published = open_policy(policy_name, config.device)
+    starts = eval_starts(environments.task_names(config.env), "test", config.test_episodes)
+    began = time.monotonic()
+    played = {}
+    for mode in ("greedy", "sampled"):
+        with Progress(f"test {when}, {mode}") as bar:
+            played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+        print(f"{when}, {mode}: {played[mode].outcomes.rate}", flush=True)
+    record(config.env, played["greedy"], folder.videos / when, config.videos)
+    measurement = measure(
+        config.env, open_published(published.path), policy.spec, played,
+        policy_name=policy_name, seconds=time.monotonic() - began,
+    )  # fmt: skip
+    measurement.save(folder.eval_before if when == "before" else folder.eval_after)
