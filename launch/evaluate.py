@@ -40,12 +40,14 @@ class Played:
     """Episodes, without their images: from start and actions they can be seen again, see `videos`.
 
     Attributes:
+        greedy: how the policy acted.
         outcomes: one entry for each start state, in the order given.
         actions: for each, float32 (T,A), as executed.
         instructions: for each, the sentence given to the policy.
         num_incidents: workers that were lost and replayed.
     """
 
+    greedy: bool
     outcomes: Outcomes
     actions: tuple[NDArray[np.float32], ...]
     instructions: tuple[str, ...]
@@ -96,7 +98,7 @@ def evaluate(
         num_incidents += stats.num_incidents
     steps = tuple(len(action) for action in actions)
     outcomes = Outcomes(tuple(starts), tuple(success), steps)
-    return Played(outcomes, tuple(actions), tuple(instructions), num_incidents)
+    return Played(greedy, outcomes, tuple(actions), tuple(instructions), num_incidents)
 
 
 def executed_actions(rollouts: Rollouts) -> list[NDArray[np.float32]]:

@@ -38,6 +38,7 @@ class Video:
 
     Attributes:
         start: where it began.
+        greedy: how the policy acted.
         instruction: what the policy was told.
         success: how it ended.
         steps: control steps.
@@ -45,6 +46,7 @@ class Video:
     """
 
     start: StartState
+    greedy: bool
     instruction: str
     success: bool
     steps: int
@@ -100,6 +102,7 @@ def record(config: EnvConfig, played: Played, folder: Path, per_task: int = 1) -
         entries.append(
             {
                 **dataclasses.asdict(start),
+                "greedy": played.greedy,
                 "instruction": played.instructions[row],
                 "success": success,
                 "steps": played.outcomes.steps[row],
@@ -128,6 +131,7 @@ def read_index(folder: Path) -> list[Video]:
 def _video(folder: Path, entry: Mapping[str, Any]) -> Video:
     return Video(
         start=StartState(entry["task"], entry["split"], entry["index"], entry["seed"]),
+        greedy=bool(entry["greedy"]),
         instruction=entry["instruction"],
         success=bool(entry["success"]),
         steps=int(entry["steps"]),
