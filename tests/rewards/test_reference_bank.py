@@ -24,10 +24,10 @@ def held(bank: ReferenceBank, task: str = "toy/a") -> list[int]:
 
 def test_capacity_drops_the_oldest() -> None:
     bank = ReferenceBank(capacity=3, keep=1)
-    for iteration, names in enumerate([[1, 2], [3], [4, 5]]):
+    for iteration, names in enumerate([[8, 9], [3], [1, 2]]):
         bank.add("toy/a", entries(names, iteration))
         bank.advance(iteration)
-    assert held(bank) == [3, 4, 5]
+    assert held(bank) == [3, 1, 2]
 
 
 def test_age_drops_the_stale_but_keeps_the_freshest() -> None:
@@ -103,6 +103,10 @@ def test_identity_is_of_the_episode_not_of_task_or_row(play, walk) -> None:  # t
         episode_identity("run", replace(rollouts, policy_version=1)),
     ):
         assert not (other == names).all(1).any()
+    moved = rollouts.action.copy()
+    moved[0, 2, 1] += 0.01  # one control step of one episode
+    other = episode_identity("run", replace(rollouts, action=moved))
+    assert (other == names).all(1).tolist() == [False, True, True]
     padding = rollouts.action.copy()
     padding[~rollouts.valid] = 99.0
     assert np.array_equal(episode_identity("run", replace(rollouts, action=padding)), names)

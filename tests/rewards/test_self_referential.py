@@ -10,6 +10,7 @@ import torch
 
 from regrip.datasets.protocols import Progress
 from regrip.datasets.starts import SplitError
+from regrip.rewards.clustering import Clustering
 from regrip.rewards.embedding import PixelDownsample, SimulatorState
 from regrip.rewards.self_referential import SelfReferential, SelfReferentialConfig, potential_difference
 from regrip.vla.advantages import grpo
@@ -337,7 +338,8 @@ def test_the_potential_form_pays_differences_and_one_for_success(play, walk) -> 
 
 
 def test_diagnostics_do_not_let_a_success_be_its_own_proof(play, walk) -> None:  # type: ignore[no-untyped-def]
-    """An encoder of noise must look like chance, though each success lies in its own centre."""
+    """An encoder of noise must look like chance, though each success is in the bank (here: is a centre)."""
+    config = SelfReferentialConfig(clustering=Clustering(cluster_from=1000))
 
     def noise(rollouts) -> np.ndarray:  # type: ignore[no-untyped-def]
         out = np.zeros((*rollouts.decision_valid.shape, 6), dtype=np.float32)
@@ -348,7 +350,7 @@ def test_diagnostics_do_not_let_a_success_be_its_own_proof(play, walk) -> None: 
 
     aucs = []
     for seed in range(8):
-        reward = SelfReferential(noise)
+        reward = SelfReferential(noise, config)
         walks = [walk(1.0 if i % 2 else 0.3, index=i, row=seed, decisions=8) for i in range(60)]
         aucs.append(float(reward(play(walks)).components["auc_success_failure"][0]))
     assert 0.4 < np.mean(aucs) < 0.6
