@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ import torch
 from ..datasets.episode import Rollouts, concatenate
 from ..datasets.protocols import Reward, RewardSignal
 from ..datasets.starts import refuse_test
+from ..datasets.statistics import Rate
 from ..rewards.binary import BinarySuccess
+from ..rewards.diagnostics import auc
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
 from ..sim.collect import collect
@@ -112,6 +115,8 @@ class Run:
     sampler: StartSampler
     iteration: int = 0
     episodes: int = 0
+    env_steps: int = 0
+    elapsed_s: float = 0.0
     best_select: float = -1.0
 
     def tensors(self) -> dict[str, Any]:
@@ -124,6 +129,8 @@ class Run:
         return {
             "iteration": self.iteration,
             "episodes": self.episodes,
+            "env_steps": self.env_steps,
+            "elapsed_s": self.elapsed_s,
             "best_select": self.best_select,
             "sampler": self.sampler.state_dict(),
         }
@@ -143,6 +150,7 @@ class Run:
         self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
         self.sampler.load_state_dict(meta["sampler"])
         self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
+        self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
         self.best_select = float(meta["best_select"])
 
 
@@ -164,7 +172,6 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
             run.sampler.update(rollouts.start, rollouts.success)
             run.iteration += 1
-            run.episodes += int(row["episodes_played"])
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 row |= choose_checkpoint(config, run, pool, folder)
@@ -173,8 +180,11 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             clock.lap("save")
             for incident in pool.incidents:
                 folder.add_incident(run.iteration, dataclasses.asdict(incident))
-            row |= {"incidents": len(pool.incidents), "episodes": run.episodes} | clock.seconds
+                row[f"incidents/{incident.kind}"] = row.get(f"incidents/{incident.kind}", 0) + 1
             pool.incidents.clear()
+            run.elapsed_s += sum(clock.seconds.values())
+            row |= {"episodes": run.episodes, "env_steps": run.env_steps, "elapsed_s": run.elapsed_s}
+            row |= clock.seconds
             metrics.write(run.iteration, row)
             bar.update(run.iteration, config.iterations, note(row))
         return not stop
@@ -201,9 +211,11 @@ def gather(
             greedy=False, policy_version=run.iteration,
         )  # fmt: skip
         played += len(rollouts)
+        run.episodes += len(rollouts)
+        run.env_steps += int(rollouts.num_steps.sum())
         reward = run.reward(rollouts)
-        if config.algorithm == "ppo":
-            return rollouts, reward, {"episodes_played": played, "episodes_wasted": 0}
+        if config.algorithm == "ppo":  # the critic is the baseline: every episode teaches
+            return rollouts, reward, {"episodes/wasted": 0}
         returns = torch.from_numpy(reward.value.sum((1, 2)))
         live = advantages.grpo(returns, torch.from_numpy(rollouts.group))[1].numpy()
         rows, missing = choose(live, rollouts.group, missing)
@@ -218,12 +230,13 @@ def gather(
         concatenate(parts),
         concatenate_signals(signals),
         {
-            "episodes_played": played,
-            "episodes_wasted": total.wasted_episodes,
-            "groups_solved": total.solved,
-            "groups_failed": total.failed,
-            "groups_missing": missing,
-            "tasks_starved": len(ledger.starved(tasks)),
+            "episodes/wasted": total.wasted_episodes,
+            "groups/played": total.groups,
+            "groups/used": config.groups - missing,
+            "groups/all_won": total.solved,
+            "groups/all_failed": total.failed,
+            "groups/tied": total.tied,
+            "tasks/starved": len(ledger.starved(tasks)),
         },
     )
 
@@ -245,11 +258,10 @@ def choose_checkpoint(
     torch.set_num_threads(1)
     starts = eval_starts(environments.task_names(config.env), "select", config.select_episodes)
     rate = evaluate(pool, run.policy, starts, greedy=True).outcomes.rate
-    low, high = rate.interval.low, rate.interval.high
     if rate.value >= run.best_select:
         run.best_select = rate.value
         hand_on(config, run, folder)
-    return {"select_success": rate.value, "select_low": low, "select_high": high}
+    return {"select/successes": rate.successes, "select/episodes": rate.trials}
 
 
 def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
@@ -269,25 +281,28 @@ def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
 
 def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     """What the episodes were like, in numbers; the reward's own terms by name."""
-    shaped = reward.value.sum((1, 2))
-    failed = ~rollouts.success
+    shaped, won = reward.value.sum((1, 2)), rollouts.success
+    ranking = auc(shaped, won, [start.task for start in rollouts.start])
     found = {
-        "success": float(rollouts.success.mean()),
-        "steps": float(rollouts.num_steps.mean()),
-        "reward": float(shaped.mean()),
-        "reward_failures": float(shaped[failed].mean()) if failed.any() else 0.0,
-        "reward_judged": float(reward.valid.mean()),
+        "train/successes": float(won.sum()),
+        "train/episodes": float(len(won)),
+        "train/steps": float(rollouts.num_steps.mean()),
+        "reward/successes": float(shaped[won].mean()) if won.any() else math.nan,
+        "reward/failures": float(shaped[~won].mean()) if not won.all() else math.nan,
+        "reward/ranking": math.nan if ranking is None else ranking,
+        "reward/judged": float(reward.valid.mean()),
     }
     for name, value in reward.components.items():
-        found[f"reward_{name}"] = float(np.nanmean(value)) if np.isfinite(value).any() else 0.0
+        if np.isfinite(value).any() and name not in ("success", "shaped"):
+            found[f"reward/{name}"] = float(np.nanmean(value))
     return found
 
 
 def note(row: Mapping[str, float]) -> str:
     """What the progress bar says."""
-    text = f"success {row['success']:.0%}"
-    if "select_success" in row:
-        text += f", on select {row['select_success']:.0%} [{row['select_low']:.0%}, {row['select_high']:.0%}]"
+    text = f"success {row['train/successes'] / row['train/episodes']:.0%}"
+    if "select/episodes" in row:
+        text += f", select {Rate(int(row['select/successes']), int(row['select/episodes']))}"
     return text
 
 
@@ -315,7 +330,7 @@ class Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.seconds[f"seconds_{name}"] = now - self._last
+        self.seconds[f"seconds/{name}"] = now - self._last
         self._last = now
 
 

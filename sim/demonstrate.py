@@ -148,7 +148,10 @@ def demonstrate(
     if env.chunk_size != 1:
         raise ValueError(f"demonstrations are recorded step by step: chunk_size {env.chunk_size}, expected 1")
     spec, dims = env.spec, env.spec.action_dim
-    span = spec.action_high - spec.action_low
+    # Knock the arm about in position and hardly in angle: a tilted hand teaches little but to right itself.
+    span = (spec.action_high - spec.action_low) * np.array(
+        [{"m": 1.0, "rad": 0.1}.get(axis.unit, 1.0) for axis in spec.action], np.float32
+    )
     queue = list(range(len(starts)))[::-1]
     record: dict[int, list[tuple[Any, ...]]] = {}
     playing: dict[int, int] = {}  # slot -> start index
