@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,6 +17,7 @@ from regrip.datasets.protocols import ActionSample, Actor
 from regrip.datasets.starts import StartState
 from regrip.sim.collect import CollectStats, collect
 from regrip.sim.pool import WorkerPool
+from regrip.sim.tabletop.tasks import task_names
 
 STARTS = [StartState("puck/push", "train", index // 2) for index in range(26)]
 GROUPS = [index // 2 for index in range(26)]
@@ -59,6 +62,34 @@ def test_workers_do_not_change_a_byte(pool: WorkerPool) -> None:
             rollouts, other_stats = play(other)
         assert rollout_bytes(rollouts) == rollout_bytes(expected)
         assert other_stats.num_padded_rows == stats.num_padded_rows
+
+
+def test_the_tabletop_is_as_reproducible_even_if_workers_are_shot() -> None:
+    names = task_names("demo")
+    starts = [StartState(names[index % len(names)], "train", index) for index in range(10)]
+
+    def play_tabletop(num_workers: int, shots: tuple[int, ...]) -> Rollouts:
+        with WorkerPool("regrip.sim.tabletop.env:make", num_slots=6, num_workers=num_workers) as pool:
+
+            def shoot(done: int, total: int) -> None:
+                if done in shots:
+                    os.kill(pool.worker_pids[done % num_workers], signal.SIGKILL)
+
+            rollouts, stats = collect(
+                pool,
+                PixelActor(num_actions=7, scale=0.02),
+                starts,
+                range(len(starts)),
+                run_key=("tabletop",),
+                greedy=False,
+                policy_version=0,
+                on_episode=shoot,
+            )
+        assert stats.num_incidents == len(shots)
+        return rollouts
+
+    expected = rollout_bytes(play_tabletop(1, ()))
+    assert rollout_bytes(play_tabletop(3, (1, 3))) == expected
 
 
 def test_what_the_slots_did_before_does_not_matter(pool: WorkerPool) -> None:
