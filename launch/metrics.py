@@ -1,21 +1,21 @@
 """A run's numbers: one JSON line an iteration, and the same in TensorBoard.
 
-Names with a slash form groups. Those that `regrip report` reads (each may be absent):
+`regrip report` reads these names; each may be absent:
 
-========================================== ================================================================
-``episodes``, ``env_steps``                played since the beginning, wasted ones included
-``elapsed_s``                              seconds of training since the beginning, pauses left out
-``train/successes``, ``train/episodes``    sampled, on train start states, while collecting
-``select/successes``, ``select/episodes``  greedy, on select start states, in the iterations that measure it
-``reward/successes``, ``reward/failures``  mean shaped reward of the episodes that truly succeeded or failed
-``reward/ranking``                         probability that a success is scored above a failure
-``groups/played``                          groups of episodes that share a start state
-``groups/all_failed``, ``groups/all_won``  of them, groups without a difference to learn from
-``groups/used``                            groups that reached the learner
-``episodes/wasted``                        played and not learned from, in this iteration
-``incidents/died``, ``/hung``, ``/memory`` workers lost and replayed in this iteration
-``seconds/<part>``                         where this iteration's time went
-========================================== ================================================================
+=================================== ====================================================================
+``episodes``, ``env_steps``         played since the beginning, wasted ones included
+``train_successes``                 of the ``train_episodes`` sampled in this iteration, wasted ones included
+``select_successes``                of the ``select_episodes`` measured greedily on the select split
+``reward_successes``                mean shaped reward of the episodes that truly succeeded
+``reward_failures``                 mean shaped reward of those that did not
+``reward_ranking``                  `datasets.statistics.ranking_quality` of the shaped reward
+``groups_live``                     groups that share a start state and teach something
+``groups_solved``                   groups in which all succeeded alike
+``groups_failed``                   groups in which all failed alike
+``groups_tied``                     other groups of equal rewards
+``episodes_wasted``                 played in this iteration and not learned from
+``seconds_<part>``                  where this iteration's time went
+=================================== ====================================================================
 """
 
 from __future__ import annotations

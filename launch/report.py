@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 import regrip
 
-from ..datasets.statistics import PairedDifference, Rate, format_p, wilson
+from ..datasets.statistics import PairedDifference, Rate, format_p
 from .charts import Point, Series, dumbbell, line_chart, stacked_bars
 from .compare import difference, require_comparable
 from .config import parse_options
@@ -103,7 +103,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
             reward=_reward(rows),
             waste=_waste(rows),
             budget=_budget(rows),
-            incidents=_incidents(rows, run.read_incidents()),
+            incidents=_incidents(run.read_incidents()),
         )
     )
     path = out or run.report
@@ -165,7 +165,7 @@ def _practice(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "iterations": int(last.get("iteration", 0)),
         "episodes": last.get("episodes"),
-        "seconds": last.get("elapsed_s"),
+        "seconds": sum(_spent(rows).values()),
     }
 
 
@@ -270,11 +270,10 @@ def _rates(rows: Sequence[Row], part: str, words: str) -> list[Point]:
     """Success with its Wilson interval, over episodes played."""
     points = []
     for row in rows:
-        trials = row.get(f"{part}/episodes", 0.0)
-        if not trials or not math.isfinite(trials):
+        if not row.get(f"{part}_episodes"):
             continue
-        rate = Rate(int(row[f"{part}/successes"]), int(trials))
-        interval = wilson(rate.successes, rate.trials)
+        rate = Rate(int(row[f"{part}_successes"]), int(row[f"{part}_episodes"]))
+        interval = rate.interval
         title = f"iteration {row['iteration']:.0f}, {words}: {rate}"
         points.append(Point(_x(row), rate.value, interval.low, interval.high, title))
     return points
@@ -319,13 +318,13 @@ def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
         return Series(label, colour, points)
 
     both = [
-        series("reward/successes", "episodes that succeeded", "after"),
-        series("reward/failures", "episodes that failed", "bad"),
+        series("reward_successes", "episodes that succeeded", "after"),
+        series("reward_failures", "episodes that failed", "bad"),
     ]
     both = [one for one in both if one.points]
     if not both:
         return None
-    ranking = [row["reward/ranking"] for row in rows if math.isfinite(row.get("reward/ranking", math.nan))]
+    ranking = [row["reward_ranking"] for row in rows if math.isfinite(row.get("reward_ranking", math.nan))]
     return {
         "legend": [(one.name, one.colour) for one in both],
         "chart": _both(
@@ -339,66 +338,65 @@ def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _waste(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Groups in which every episode ended alike teach a group-relative method nothing."""
-    names = ("groups/used", "groups/all_won", "groups/all_failed")
-    kept = [row for row in rows if "groups/played" in row]
+    """Groups in which every episode got the same reward teach a group-relative method nothing."""
+    kept = [row for row in rows if "groups_live" in row]
     if not kept:
         return None
+    parts = {"live": "that taught something", "solved": "all succeeded alike", "failed": "all failed alike"}
     columns = []
     for row in kept:
-        won, failed = row.get("groups/all_won", 0.0), row.get("groups/all_failed", 0.0)
-        mixed = row["groups/played"] - won - failed
-        title = (
-            f"iteration {row['iteration']:.0f}: {mixed:.0f} mixed, {won:.0f} all won, {failed:.0f} all failed"
-        )
-        columns.append((row["iteration"], (mixed, won, failed), title))
-    total = {name: sum(row.get(name, 0.0) for row in kept) for name in (*names, "groups/played")}
+        sizes = [row["groups_live"], row.get("groups_solved", 0.0), row.get("groups_failed", 0.0)]
+        sizes[2] += row.get("groups_tied", 0.0)
+        counts = ", ".join(f"{size:.0f} {label}" for size, label in zip(sizes, parts.values(), strict=True))
+        columns.append((row["iteration"], sizes, f"iteration {row['iteration']:.0f}: {counts}"))
+    live, solved, failed = (sum(sizes[part] for _, sizes, _ in columns) for part in range(3))
+    colours = ("after", "third", "bad")
     return {
-        "played": total["groups/played"],
-        "won": total["groups/all_won"],
-        "failed": total["groups/all_failed"],
-        "episodes": sum(row.get("episodes/wasted", 0.0) for row in rows),
-        "all_episodes": _x(rows[-1]) if "episodes" in rows[-1] else None,
-        "legend": [("mixed", "after"), ("all succeeded", "third"), ("all failed", "bad")],
+        "played": live + solved + failed,
+        "solved": solved,
+        "failed": failed,
+        "episodes": sum(row.get("episodes_wasted", 0.0) for row in rows),
+        "all_episodes": rows[-1].get("episodes"),
+        "legend": list(zip(parts.values(), colours, strict=True)),
         "chart": _both(
             lambda **size: stacked_bars(
-                columns, ("after", "third", "bad"), x_label="iteration", label="Groups by outcome", **size
+                columns, colours, x_label="iteration", label="Groups by what they taught", **size
             )
         ),
     }
 
 
-def _budget(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Where the seconds went."""
-    spent: Counter[str] = Counter()
+def _spent(rows: Sequence[Row]) -> dict[str, float]:
+    """Seconds of each part, over the whole run."""
+    spent: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            if name.startswith("seconds/") and math.isfinite(value):
-                spent[name.removeprefix("seconds/").replace("_", " ")] += value  # type: ignore[assignment]
+            if name.startswith("seconds_") and math.isfinite(value):
+                part = name.removeprefix("seconds_").replace("_", " ")
+                spent[part] = spent.get(part, 0.0) + value
+    return spent
+
+
+def _budget(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Where the seconds went."""
+    spent = _spent(rows)
     total = sum(spent.values())
     if not total:
         return None
-    parts = [
-        {"name": name, "seconds": seconds, "share": seconds / total, "shade": min(number, 5)}
-        for number, (name, seconds) in enumerate(spent.most_common())
-    ]
-    episodes = rows[-1].get("episodes")
-    steps = rows[-1].get("env_steps")
+    ordered = sorted(spent.items(), key=lambda part: -part[1])
+    episodes, steps = rows[-1].get("episodes"), rows[-1].get("env_steps")
     return {
-        "parts": parts,
+        "parts": [
+            {"name": name, "seconds": seconds, "share": seconds / total, "shade": min(number, 5)}
+            for number, (name, seconds) in enumerate(ordered)
+        ],
         "total": total,
         "episodes_per_second": episodes / total if episodes else None,
         "steps_per_second": steps / total if steps else None,
     }
 
 
-def _incidents(rows: Sequence[Row], listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _incidents(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Workers that were lost; nothing else was, or the run would not have gone on."""
-    counts: Counter[str] = Counter()
-    for row in rows:
-        for name, value in row.items():
-            if name.startswith("incidents/") and math.isfinite(value) and value:
-                counts[name.removeprefix("incidents/")] += int(value)
-    if not counts:
-        counts.update(str(incident.get("kind", "unknown")) for incident in listed)
-    return {"counts": dict(counts), "total": sum(counts.values()), "listed": list(listed[-20:])}
+    counts = Counter(str(incident.get("kind", "unknown")) for incident in listed)
+    return {"counts": dict(counts), "total": len(listed), "listed": list(listed[-20:])}

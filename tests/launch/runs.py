@@ -95,33 +95,27 @@ def write_metrics(run: RunDirectory, iterations: int, before: float, after: floa
         for iteration in range(1, iterations + 1):
             rate = before + (after - before) * (1 - math.exp(-3 * iteration / max(iterations, 1)))
             won = int(rng.binomial(576, rate))
-            all_won, all_failed = int(72 * rate**3), int(72 * (1 - rate) ** 3)
+            solved, failed = int(72 * rate**3), int(72 * (1 - rate) ** 3)
             row = {
                 "episodes": 576 * iteration,
                 "env_steps": 576 * 58 * iteration,
-                "elapsed_s": 41.0 * iteration,
-                "train/successes": won,
-                "train/episodes": 576,
-                "reward/successes": 1.0 + 0.02 * rng.normal(),
-                "reward/failures": 0.35 + 0.1 * rate + 0.03 * rng.normal(),
-                "reward/ranking": min(1.0, 0.985 + 0.01 * rng.normal()),
-                "groups/played": 72,
-                "groups/all_won": all_won,
-                "groups/all_failed": all_failed,
-                "groups/used": 72 - all_won - all_failed,
-                "episodes/wasted": 8 * (all_won + all_failed),
-                "incidents/hung": int(iteration == 2),
-                "incidents/died": int(iteration == 6),
-                "incidents/memory": int(iteration == 10),
-                "seconds/collect": 24.0,
-                "seconds/score": 1.5,
-                "seconds/learn": 12.5,
-                "seconds/evaluate": 2.4 if iteration % 5 == 0 else 0.0,
-                "seconds/save": 0.3,
-                "learner/clip_fraction": 0.1,
+                "train_successes": won,
+                "train_episodes": 576,
+                "reward_successes": 1.0 + 0.02 * rng.normal(),
+                "reward_failures": 0.35 + 0.1 * rate + 0.03 * rng.normal(),
+                "reward_ranking": min(1.0, 0.985 + 0.01 * rng.normal()),
+                "groups_live": 72 - solved - failed,
+                "groups_solved": solved,
+                "groups_failed": failed,
+                "episodes_wasted": 8 * (solved + failed),
+                "seconds_collect": 25.0,
+                "seconds_learn": 14.0,
+                "seconds_evaluate": 2.4 if iteration % 5 == 0 else 0.0,
+                "seconds_save": 0.3,
+                "clip_fraction": 0.1,
             }
             if iteration % 5 == 0 or iteration == iterations:
-                row |= {"select/successes": int(rng.binomial(96, rate)), "select/episodes": 96}
+                row |= {"select_successes": int(rng.binomial(96, rate)), "select_episodes": 96}
             metrics.write(iteration, row)
 
 
