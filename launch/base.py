@@ -18,7 +18,8 @@ import torch
 
 from ..datasets.starts import StartState, counter_generator
 from ..sim.demonstrate import Demonstration, demonstrate
-from ..vla.pi0 import Normalizer, Pi0Policy, Settings, nano_config
+from ..vla.auxiliary import Auxiliary
+from ..vla.pi0 import Normalizer, Pi0Policy, Prefix, Settings, nano_config
 from ..vla.policy import DecisionBatch
 from ..vla.text import build_tokenizer
 from . import environments
@@ -38,7 +39,7 @@ class BaseConfig:
         policy: how the policy samples.
         demonstrations: successful episodes for each task.
         action_noise: see `sim.demonstrate.demonstrate`.
-        scenes: wandering episodes of eight frames for each task, for seeing alone.
+        scenes: wandering episodes of three frames for each task, for seeing alone.
         chunk_size: actions predicted, and executed, for each look.
         width: of the transformer.
         layers: of the VLM and of the action expert.
@@ -47,7 +48,8 @@ class BaseConfig:
         scene_share: share of a mini-batch that is scenes.
         learning_rate: peak, after a short warm-up, falling as a cosine.
         weight_decay: of AdamW.
-        locate_weight: of the auxiliary loss.
+        seeing_steps: optimiser steps of the vision tower alone, before imitation, on its auxiliary loss.
+        auxiliary_weight: of the auxiliary losses during imitation.
         brightness: augmentation, each picture's brightness and contrast are scaled by up to this share.
         threads: of the learner.
         seed: of everything.
@@ -57,7 +59,7 @@ class BaseConfig:
     policy: Settings = field(default_factory=Settings)
     demonstrations: int = 50
     action_noise: float = 0.1
-    scenes: int = 100
+    scenes: int = 300
     chunk_size: int = 5
     width: int = 128
     layers: int = 3
@@ -66,7 +68,8 @@ class BaseConfig:
     scene_share: float = 0.25
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    locate_weight: float = 1.0
+    seeing_steps: int = 1500
+    auxiliary_weight: float = 1.0
     brightness: float = 0.15
     threads: int = 2
     seed: int = 0
@@ -124,7 +127,11 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
     shown = frames(demos, config.chunk_size, policy.cameras, imitate=True)
     looked = frames(scenes, config.chunk_size, policy.cameras, imitate=False) if scenes else None
     log["frames"] = len(shown)
-    log["losses"] = imitate(policy, shown, looked, config)
+    auxiliary = Auxiliary(
+        policy, torch.cat([shown.privileged, looked.privileged]) if looked else shown.privileged
+    )
+    log["seeing_losses"] = see(policy, auxiliary, join([shown, looked]) if looked else shown, config)
+    log["losses"] = imitate(policy, auxiliary, shown, looked, config)
     log["seconds_total"] = round(time.monotonic() - began, 1)
     publish(
         out,
@@ -155,14 +162,19 @@ def record(config: BaseConfig) -> tuple[list[Demonstration], list[Demonstration]
                 for index in range(config.scenes)
                 for task in tasks
             ]
-            scenes = demonstrate(pool, starts, behaviour="wander", key=key, on_episode=bar.update)
+            scenes = demonstrate(
+                pool, starts, behaviour="wander", key=key, wander_steps=3, on_episode=bar.update
+            )
     return [demo for demo in demos if demo.episode.outcome.success], scenes
 
 
 def frames(
     demos: Sequence[Demonstration], chunk_size: int, cameras: Sequence[str], imitate: bool
 ) -> DecisionBatch:
-    """Every frame as a decision whose label is the expert's next actions; past the end nothing is valid."""
+    """Every frame as a decision whose label is the expert's next actions.
+
+    Nothing is valid past the episode's end, nor past a disturbance, which the expert could not foresee.
+    """
     count = sum(len(demo.episode) for demo in demos)
     dims = demos[0].label.shape[1]
     action = np.zeros((count, chunk_size, dims), np.float32)
@@ -170,9 +182,12 @@ def frames(
     row = 0
     for demo in demos:
         steps = len(demo.episode)
+        undisturbed = np.ones(steps, bool)
         for offset in range(chunk_size if imitate else 0):
-            action[row : row + steps - offset, offset] = demo.label[offset:]
-            valid[row : row + steps - offset, offset] = True
+            left = max(steps - offset, 0)
+            action[row : row + left, offset] = demo.label[offset:]
+            valid[row : row + left, offset] = undisturbed[:left]
+            undisturbed[:left] &= demo.clean[offset:]
         row += steps
     return DecisionBatch(
         pixels=torch.from_numpy(
@@ -190,13 +205,55 @@ def frames(
     )
 
 
+def see(
+    policy: Pi0Policy, auxiliary: Auxiliary, pictures: DecisionBatch, config: BaseConfig
+) -> list[list[float]]:
+    """Train the vision tower alone to read the scene off a picture; returns [step, mean loss] pairs."""
+    vlm = policy.pi0.model.vlm
+    learning = [
+        *vlm.vision_tower.parameters(),
+        *vlm.multi_modal_projector.parameters(),
+        *auxiliary.scene.parameters(),
+    ]
+    optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.9, 0.95))
+    losses: list[list[float]] = []
+    recent: list[float] = []
+    with Progress("seeing") as bar:
+        for step in range(config.seeing_steps):
+            draw = counter_generator("see", config.seed, step)
+            rows = torch.from_numpy(draw.integers(len(pictures), size=config.minibatch))
+            batch = augment(pictures.take(rows), draw, config.brightness)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * schedule(step, config.seeing_steps)
+            loss = auxiliary.scene_loss(policy.look(batch.pixels), batch.privileged.to(policy.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            recent.append(loss.item())
+            if (step + 1) % 50 == 0:
+                losses.append([step + 1, round(float(np.mean(recent)), 5)])
+                recent.clear()
+            bar.update(step + 1, config.seeing_steps, f"loss {losses[-1][1]:.3f}" if losses else "")
+    return losses
+
+
 def imitate(
-    policy: Pi0Policy, shown: DecisionBatch, looked: DecisionBatch | None, config: BaseConfig
+    policy: Pi0Policy,
+    auxiliary: Auxiliary,
+    shown: DecisionBatch,
+    looked: DecisionBatch | None,
+    config: BaseConfig,
 ) -> list[list[float]]:
     """Minimise the imitation loss; returns [step, mean loss] pairs."""
+    learning = [*policy.parameters(), *auxiliary.parameters()]
     optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        learning, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
+
+    def further(prefix: Prefix, privileged: torch.Tensor) -> torch.Tensor:
+        extra: torch.Tensor = config.auxiliary_weight * auxiliary(prefix, privileged)
+        return extra
+
     generator = torch.Generator().manual_seed(config.seed)
     num_looked = 0 if looked is None else int(config.scene_share * config.minibatch)
     losses: list[list[float]] = []
@@ -211,7 +268,7 @@ def imitate(
             batch = augment(join(parts), draw, config.brightness)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * schedule(step, config.steps)
-            loss = policy.imitation_loss(batch, generator, config.locate_weight)
+            loss = policy.imitation_loss(batch, generator, auxiliary=further)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -170,7 +170,6 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             rollouts, reward, row = gather(config, run, pool)
             clock.lap("collect")
             row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
-            run.sampler.update(rollouts.start, rollouts.success)
             run.iteration += 1
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
@@ -213,6 +212,7 @@ def gather(
         played += len(rollouts)
         run.episodes += len(rollouts)
         run.env_steps += int(rollouts.num_steps.sum())
+        run.sampler.update(rollouts.start, rollouts.success)
         reward = run.reward(rollouts)
         if config.algorithm == "ppo":  # the critic is the baseline: every episode teaches
             return rollouts, reward, {"episodes/wasted": 0}

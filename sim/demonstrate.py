@@ -17,6 +17,9 @@ from .env import Env, EnvStep
 from .worker import resolve
 
 
+_EVERY, _FOR = 10, 2  # control steps: a disturbance begins, and lasts
+
+
 class Expert(Protocol):
     """Plays the present episode of an environment; one for each episode, it remembers its phase."""
 
@@ -106,14 +109,20 @@ def with_expert(factory: str, kwargs: Mapping[str, Any]) -> WithExpert:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A recorded episode with every frame; `label` (T,A) is what the expert would have done at each step.
+    """A recorded episode with every frame.
 
-    The executed `episode.action` carries exploration noise (or is random), the label never does.
+    Attributes:
+        episode: its `action` is what was executed, now and then disturbed (or random).
+        label: float32 (T,A), what the expert would have done at each step; never disturbed.
+        privileged: float32 (T,P).
+        clean: bool (T,), true where the executed action was the label. What the expert did after a disturbance
+            cannot be foretold from a picture taken before it.
     """
 
     episode: Episode
     label: NDArray[np.float32]
     privileged: NDArray[np.float32]
+    clean: NDArray[np.bool_]
 
 
 def demonstrate(
@@ -133,8 +142,8 @@ def demonstrate(
         starts: of the train split.
         behaviour: ``expert``, or ``wander``: a random direction held for the whole episode.
         key: names this data set; all random numbers depend on it and on the start.
-        noise: standard deviation of the executed action's noise, as a share of each dimension's range; held
-            for a few steps at a time, so that the expert is seen coming back from real displacements.
+        noise: standard deviation of a disturbance, as a share of each dimension's range: two steps of it, then
+            eight without, so that the expert is seen coming back from real displacements.
         wander_steps: length of a wandering episode.
         on_episode: progress callback.
 
@@ -196,10 +205,12 @@ def demonstrate(
                     drift[index] = draw.uniform(spec.action_low, spec.action_high).astype(np.float32)
                 executed = drift[index]
             else:
-                if len(steps) % 4 == 0:
+                executed = label
+                if noise and len(steps) % _EVERY == 0:
                     drift[index] = (noise * span * draw.standard_normal(dims)).astype(np.float32)
                     drift[index][-1] = 0.0  # the gripper does what the expert says
-                executed = np.clip(label + drift[index], spec.action_low, spec.action_high)
+                if noise and len(steps) % _EVERY < _FOR:
+                    executed = np.clip(label + drift[index], spec.action_low, spec.action_high)
             frames = {name: images[row].copy() for name, images in result.observation.images.items()}
             state, privileged = result.observation.state[row].copy(), result.privileged[row, :-dims].copy()
             steps.append((frames, state, privileged, label, executed, 0.0))
@@ -233,4 +244,5 @@ def _demonstration(
         outcome=Outcome(success, terminated=success, truncated=not success),
         provenance=Provenance(start.suite, start, start.seed, f"{behaviour}, noise {noise}"),
     )
-    return Demonstration(episode, np.stack(label), np.stack(privileged))
+    clean = np.array([np.array_equal(a, b) for a, b in zip(label, executed, strict=True)])
+    return Demonstration(episode, np.stack(label), np.stack(privileged), clean)

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +151,7 @@ class KeypointStem(nn.Module):
     """Convolutions and a spatial softmax in the place of SigLIP's linear patches.
 
     Each channel of the last convolution becomes the expected image coordinates of what it responds to
-    (Levine et al. 2016, arXiv 1504.00702, section 5.1) and its strongest response; the channels are dealt out
+    (Levine et al. 2016, arXiv 1504.00702, section 5.1) and how strongly; the channels are dealt out
     over the tokens that the patches would have given. So few parameters learn from few pictures to find a
     block to a fraction of a pixel.
 
@@ -187,9 +187,10 @@ class KeypointStem(nn.Module):
         return self.project.weight
 
     def forward(self, pixels: Tensor) -> Tensor:
-        response = self.convolutions(pixels.contiguous()).flatten(2)  # (N,K,cells)
+        response = self.convolutions(pixels).flatten(2)  # (N,K,cells)
         attention = (response * self.sharpness.exp()[:, None]).softmax(-1)
-        keypoints = torch.cat([attention @ self.grid, response.amax(-1, keepdim=True)], -1)  # (N,K,3)
+        strength = (attention * response).sum(-1, keepdim=True)
+        keypoints = torch.cat([attention @ self.grid, strength], -1)  # (N,K,3)
         tokens: Tensor = self.project(keypoints.view(len(pixels), self.side**2, -1))
         grid: Tensor = tokens.transpose(1, 2).reshape(len(pixels), -1, self.side, self.side)
         return grid
@@ -221,6 +222,7 @@ class Prefix:
     cache: DynamicCache
     mask: Tensor  # int64 (N,L)
     features: Tensor  # (N,F), pooled
+    looks: Tensor  # (N,L_image,d), the image tokens as they go in
 
 
 class Pi0Policy(nn.Module):
@@ -269,12 +271,9 @@ class Pi0Policy(nn.Module):
             tokens = (vision.image_size // vision.patch_size) ** 2
             embeddings.patch_embedding = KeypointStem(vision.hidden_size, vision.image_size, tokens)
         self.num_image_tokens = len(spec.cameras) * (vision.image_size // vision.patch_size) ** 2
-        self.pool = nn.Linear(text.hidden_size, 1)
-        self.critic = Critic(2 * text.hidden_size, config.max_state_dim, self.chunk_size)
-        # Where is the instructed object, in the base frame: an auxiliary target of imitation alone.
-        self.locate = nn.Sequential(
-            nn.Linear(2 * text.hidden_size, text.hidden_size), nn.SiLU(), nn.Linear(text.hidden_size, 3)
-        )
+        self.token_width, self.feature_width = int(text.hidden_size), 2 * int(text.hidden_size)
+        self.pool = nn.Linear(self.token_width, 1)
+        self.critic = Critic(self.feature_width, config.max_state_dim, self.chunk_size)
         if settings.head == "tokens":
             dit: Any = config.dit_config
             width = dit.hidden_size
@@ -297,15 +296,15 @@ class Pi0Policy(nn.Module):
 
     def prefix(self, pixels: Tensor, instruction: Sequence[str]) -> Prefix:
         """Run the VLM over uint8 images (N,C,h,w,3) and N sentences."""
-        count, num_cameras = pixels.shape[:2]
         ids, mask = self._prompt(instruction)
-        values = pixels.to(self.device).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
-        present = torch.ones(count, num_cameras, dtype=torch.bool, device=self.device)
         model = self.pi0.model
         with self._autocast():
-            embeddings = model.embed_prefix(ids, values, present)
+            looks = self.look(pixels)
+            words = model.vlm.get_input_embeddings()(ids[:, looks.shape[1] :])
             output = model.vlm(
-                inputs_embeds=embeddings,
+                inputs_embeds=torch.cat(
+                    [looks.to(words.dtype), words], 1
+                ),  # as embed_prefix, all cameras there
                 attention_mask=mask,
                 position_ids=mask.cumsum(-1) - 1,
                 token_type_ids=torch.zeros_like(ids),  # zero: every prefix token sees every other
@@ -315,7 +314,13 @@ class Pi0Policy(nn.Module):
         score = self.pool(hidden).squeeze(-1).masked_fill(mask == 0, float("-inf"))
         attended = (score.softmax(-1).unsqueeze(1) @ hidden).squeeze(1)
         mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(-1, keepdim=True)
-        return Prefix(output.past_key_values, mask, torch.cat([attended, mean], -1))
+        return Prefix(output.past_key_values, mask, torch.cat([attended, mean], -1), looks.float())
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """The vision tower over uint8 images (N,C,h,w,3): float (N,C*tokens,d)."""
+        values = pixels.to(self.device).flatten(0, 1).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        features: Tensor = self.pi0.model.vlm.get_image_features(values).pooler_output
+        return features.reshape(len(pixels), self.num_image_tokens, -1)
 
     def _prompt(self, instruction: Sequence[str]) -> tuple[Tensor, Tensor]:
         vlm: Any = self.config.vlm_config
@@ -389,7 +394,7 @@ class Pi0Policy(nn.Module):
         if len(unique) < len(pixels):
             rows = torch.from_numpy(inverse).to(self.device)
             prefix.cache.batch_select_indices(rows)
-            prefix = Prefix(prefix.cache, prefix.mask[rows], prefix.features[rows])
+            prefix = Prefix(prefix.cache, prefix.mask[rows], prefix.features[rows], prefix.looks)
         state = self._state(torch.from_numpy(observation.state))
         draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
         answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
@@ -483,18 +488,17 @@ class Pi0Policy(nn.Module):
         self,
         batch: DecisionBatch,
         generator: torch.Generator,
-        locate_weight: float = 0.0,
         draws: int = 4,
+        auxiliary: Callable[[Prefix, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Flow-matching loss (arXiv 2410.24164, section IV) or cross-entropy, mean over executed steps.
 
         Args:
             batch: demonstrated decisions; steps with ``valid`` false carry no loss.
             generator: draws noise and flow times, on the CPU so that devices agree.
-            locate_weight: weight of the auxiliary loss that asks where the instructed object is (the first
-                three privileged numbers, metres in the base frame, in units of 10 cm).
             draws: noises and times for each decision, which share one pass of the VLM: the flow-matching loss
                 is noisy, and the expert is the cheap part.
+            auxiliary: a further loss of prefix and privileged state, see `auxiliary.Auxiliary`.
         """
         prefix = self.prefix(batch.pixels, batch.instruction)
         state, action = self._state(batch.state), batch.action.to(self.device)
@@ -515,7 +519,7 @@ class Pi0Policy(nn.Module):
             normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
             rows = torch.arange(len(normal), device=self.device).repeat_interleave(draws)
             prefix.cache.batch_select_indices(rows)
-            shared = Prefix(prefix.cache, prefix.mask[rows], prefix.features)
+            shared = Prefix(prefix.cache, prefix.mask[rows], prefix.features, prefix.looks)
             normal, valid = normal[rows], valid[rows]
             noise = torch.randn(normal.shape, generator=generator).to(self.device)
             uniform = torch.rand(len(normal), generator=generator).to(self.device)
@@ -525,11 +529,8 @@ class Pi0Policy(nn.Module):
             predicted = self._velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
             error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
         loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
-        if locate_weight:
-            target = batch.privileged[:, :3].to(self.device)
-            loss = loss + locate_weight * functional.smooth_l1_loss(
-                self.locate(prefix.features), target * 10.0, beta=0.1
-            )
+        if auxiliary is not None:
+            loss = loss + auxiliary(prefix, batch.privileged)
         return loss
 
     # ---- files ---------------------------------------------------------------------------------------
