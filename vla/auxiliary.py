@@ -2,13 +2,12 @@
 
 Large vision-language models bring grounding from their pre-training; a network of a million parameters with
 random weights has none. Two heads stand in for it while the base policy is trained, and are then thrown away:
-from the picture's tokens alone, the whole state of the scene (dense: every picture teaches about every object);
+from the picture's tokens alone, the whole state of the scene (every picture teaches about every object);
 from the VLM's features, where the object is that the sentence names (so that words select).
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
