@@ -27,14 +27,23 @@ class Expert:
         self._phase = 0
         self._steps = 0
 
+    def _over(self) -> bool:
+        phase = self._script[self._phase]
+        return self._steps >= phase.limit or phase.done(self._world, self._steps)
+
+    def _go(self, phase: int) -> None:
+        self._phase = phase
+        self._steps = 0
+
     def act(self) -> NDArray[np.float32]:
         """The clean action (7,) for the present state, in `ee_delta` units."""
-        while self._phase < len(self._script) - 1:
-            phase = self._script[self._phase]
-            if self._steps < phase.limit and not phase.done(self._world, self._steps):
-                break
-            self._phase += 1
-            self._steps = 0
+        if self._script[self._phase].lost(self._world):
+            self._go(max(i for i in range(self._phase + 1) if self._script[i].first))
+        last = len(self._script) - 1
+        if self._phase == last and self._steps >= self._script[last].limit:
+            self._go(0)  # done, and yet no success: all over again
+        while self._phase < last and self._over():
+            self._go(self._phase + 1)
         self._steps += 1
         return toward(self._world, self._script[self._phase].aim(self._world))
 

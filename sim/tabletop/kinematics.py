@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -11,12 +12,17 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+@cache
+def _compile() -> mujoco.MjModel:
+    path = importlib.resources.files(__package__).joinpath("../assets/panda.xml")
+    return mujoco.MjModel.from_xml_string(path.read_text())
+
+
 class ArmKinematics:
     """The arm of panda.xml without a scene. Joints (7,) in radians; poses in the base frame."""
 
     def __init__(self) -> None:
-        path = importlib.resources.files(__package__).joinpath("../assets/panda.xml")
-        self._model = mujoco.MjModel.from_xml_string(path.read_text())
+        self._model = _compile()
         self._data = mujoco.MjData(self._model)
         self._tcp: int = self._model.body("tcp").id
         self._jacobian = np.zeros((6, self._model.nv))

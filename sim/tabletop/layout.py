@@ -40,6 +40,7 @@ class Place:
             and `y`.
         shares: the footprint of this prop may be overlapped (a bowl on a mat).
         lift_m: height of what it stands on.
+        alone: its range is clear of all the others', so no gap needs checking.
     """
 
     prop: Prop
@@ -49,6 +50,7 @@ class Place:
     near: Callable[[np.random.Generator, Spots], Spot] | None = None
     shares: str = ""
     lift_m: float = 0.0
+    alone: bool = False
 
 
 def scatter(
@@ -101,13 +103,15 @@ def _free_spot(
     for _ in range(30):
         if place.near is not None:
             spot = place.near(generator, spots)
+            if not (place.x[0] <= spot[0] <= place.x[1] and place.y[0] <= spot[1] <= place.y[1]):
+                continue
         else:
             across = float(generator.uniform(*place.x)) if x is None else x
             spot = (across, float(generator.uniform(*place.y)))
-        if not (place.x[0] <= spot[0] <= place.x[1] and place.y[0] <= spot[1] <= place.y[1]):
-            continue
         if all(
-            name == place.shares
+            place.alone
+            or others[name].alone
+            or name == place.shares
             or others[name].shares == place.prop.name
             or math.dist(spot, taken) >= place.prop.radius + others[name].prop.radius + gap_m
             for name, taken in spots.items()

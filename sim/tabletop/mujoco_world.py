@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 from collections.abc import Mapping
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -176,8 +175,8 @@ class MujocoWorld:
         # What is missing decides which of these PyOpenGL and mujoco raise.
         except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise RenderError(
-                f"cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ.get('MUJOCO_GL')}, read when mujoco is "
-                f"first imported): {error}\n"
+                f"cannot open an off-screen OpenGL context: {error}\n"
+                f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r} (read when mujoco is first imported).\n"
                 "On Debian or Ubuntu: apt-get install --no-install-recommends libegl1 libgl1\n"
                 "Then `regrip doctor` checks it."
             ) from error

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 RED, GREEN, BLUE = "0.86 0.10 0.12 1", "0.13 0.65 0.20 1", "0.12 0.30 0.90 1"
 YELLOW, PURPLE, WHITE = "0.98 0.80 0.10 1", "0.65 0.20 0.75 1", "0.97 0.97 0.99 1"
-BLACK, GREY, WOOD = "0.13 0.13 0.16 1", "0.48 0.52 0.58 1", "0.62 0.42 0.24 1"
+ORANGE, BLACK, GREY, WOOD = "0.97 0.52 0.10 1", "0.13 0.13 0.16 1", "0.48 0.52 0.58 1", "0.62 0.42 0.24 1"
 
-# Collision bits as in panda.xml: 1 world and fixtures, 2 loose objects, 4 robot. Fixtures collide neither with
-# the table nor with each other, so they cost no resting contacts.
+# Collision bits as in panda.xml: 1 world and fixtures, 2 loose objects, 4 robot. Fixtures collide neither
+# with the table nor with each other, so they cost no resting contacts.
 _CONTACT = 'condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001"'
 _LOOSE = f'contype="2" conaffinity="7" {_CONTACT}'
 _FIXTURE = f'contype="1" conaffinity="0" {_CONTACT}'
-# MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out of
-# the fingers; a capsule and a box get an exact line. So round objects show the fingers an invisible capsule.
+# MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out
+# of the fingers; a capsule and a box get an exact line. So round objects show the fingers an invisible capsule.
 _ROUND = f'contype="2" conaffinity="3" {_CONTACT}'
 _ROUND_GRIP = f'contype="0" conaffinity="4" {_CONTACT} rgba="0 0 0 0"'
 _PAINT = 'contype="0" conaffinity="0"'
@@ -69,6 +69,11 @@ class Prop:
     inner: tuple[float, float] = (0.0, 0.0)
 
 
+def _shade(rgba: str, factor: float) -> str:
+    """A darker or lighter version of a colour."""
+    return " ".join(f"{min(1.0, factor * float(value)):.3g}" for value in rgba.split()[:3]) + " 1"
+
+
 def _free(name: str, z: float, mass: float, inertia: tuple[float, float, float], geoms: str) -> str:
     diagonal = " ".join(f"{value:.4g}" for value in inertia)
     return f"""
@@ -81,7 +86,7 @@ def _free(name: str, z: float, mass: float, inertia: tuple[float, float, float],
 
 def _fixed(name: str, inside: str) -> str:
     """A body on two rails so heavy and so damped that touching it does not move it."""
-    rail = 'type="slide" armature="200" damping="4000"'
+    rail = 'type="slide" armature="1" damping="4000"'
     return f"""
     <body name="{name}" pos="0 0 0">
       <inertial pos="0 0 0.01" mass="2" diaginertia="0.01 0.01 0.01"/>
@@ -154,7 +159,8 @@ def bowl(name: str, rgba: str) -> Prop:
             f'<geom type="box" size="{thick} {side:.5g} {depth / 2}" '
             f'pos="{x:.5g} {y:.5g} {depth / 2 + 0.004}" euler="0 0 {angle:.6g}" rgba="{rgba}" {_LOOSE}/>'
         )
-    base = _box((0.040, 0.040, 0.004), (0, 0, 0.004), rgba, _LOOSE)
+    base = _box((0.033, 0.033, 0.004), (0, 0, 0.004), rgba, _LOOSE)
+    base += f'<geom type="cylinder" size="{radius - 0.002} 0.004" pos="0 0 0.0048" rgba="{_shade(rgba, 0.7)}" {_PAINT}/>'
     mass = 0.06
     xml = _free(name, 0.0, mass, (7e-5, 7e-5, 1e-4), base + "".join(walls))
     return Prop(
@@ -172,7 +178,7 @@ def bowl(name: str, rgba: str) -> Prop:
 
 def plate(name: str, rgba: str, *, loose: bool) -> Prop:
     """A flat square dish, origin at the middle of its underside."""
-    half, half_height = 0.058, 0.006
+    half, half_height = 0.055, 0.006
     kind = _LOOSE if loose else _FIXTURE
     geoms = _box((half, half, half_height), (0, 0, half_height), rgba, kind)
     geoms += _box((half - 0.014, half - 0.014, 0.0005), (0, 0, 2 * half_height), "0.70 0.80 0.92 1", _PAINT)
@@ -217,7 +223,7 @@ def bin_(name: str, rgba: str, half: tuple[float, float], depth: float) -> Prop:
     wall, floor = 0.004, 0.004
     x, y = half
     z = depth / 2 + floor
-    light = " ".join(f"{min(1.0, 1.25 * float(value)):.3g}" for value in rgba.split()[:3]) + " 1"
+    light = _shade(rgba, 1.25)
     geoms = "".join(
         (
             _box((x, y, floor / 2), (0, 0, floor / 2), light, _FIXTURE),

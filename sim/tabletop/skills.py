@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ Heading = Callable[[World], float]
 
 OPEN_M = 2 * FINGER_MAX_M
 SHUT_M = 0.0
+RIM_OPEN_M = 0.05
 PUSH_Z_M = 0.018
 PUSH_STEP_M = 0.022
 """Low and not at full speed: a block hit high or hard tumbles."""
@@ -45,11 +46,21 @@ class Aim:
 
 @dataclass(frozen=True)
 class Phase:
-    """Follow `aim` until `done` (given the steps spent in the phase) says so, or `limit` steps are over."""
+    """Follow `aim` until `done` (given the steps spent in the phase) says so, or `limit` steps are over.
+
+    Attributes:
+        aim: where to go now.
+        done: whether the phase is over.
+        limit: the most steps.
+        first: a skill begins here: this is where to go back to when it fails.
+        lost: whether the skill has failed (the object slipped out of the fingers).
+    """
 
     aim: Callable[[World], Aim]
     done: Callable[[World, int], bool]
     limit: int = 40
+    first: bool = False
+    lost: Callable[[World], bool] = lambda world: False
 
 
 Script = list[Phase]
@@ -100,7 +111,7 @@ def descend_to(point: Point, yaw: Heading, width: float, *, travel_z: float, nea
         turned = abs(math.remainder(yaw_of_gripper(world) - yaw(world), 2 * math.pi))
         return side < near_m and abs(height) < 0.006 and turned < 0.1
 
-    return Phase(aim, done)
+    return Phase(aim, done, first=True)
 
 
 def close_on(body: str, point: Point) -> Phase:
@@ -134,14 +145,13 @@ def release(body: str) -> Phase:
 # Loose objects ----------------------------------------------------------------------------------------------
 
 
-def pick(prop: Prop, travel_z: float, others: Sequence[Prop] = (), rise_m: float = 0.12) -> Script:
-    """Grasp an object as its `Grasp` says and raise it straight up by `rise_m`.
+def pick(prop: Prop, travel_z: float, others: Sequence[Prop] = ()) -> Script:
+    """Grasp an object as its `Grasp` says and raise it straight up.
 
     Args:
         prop: what to pick.
         travel_z: height at which the tips pass over everything.
         others: what stands around; a rim is taken on the side where they are not.
-        rise_m: how far up.
     """
     grasp = prop.grasp
     assert grasp is not None, f"{prop.name} cannot be picked up"
@@ -163,8 +173,17 @@ def pick(prop: Prop, travel_z: float, others: Sequence[Prop] = (), rise_m: float
             return nearest_yaw(world, rim_angle(world) + math.pi / 2, math.pi)
         return nearest_yaw(world, rotation.yaw(world.quaternion(prop.name)), period)
 
-    descend = descend_to(point, yaw, OPEN_M, travel_z=travel_z, near_m=0.006 if rim else 0.008)
-    return [descend, close_on(prop.name, point), rise_to(prop.rest_height + height + rise_m)]
+    width = RIM_OPEN_M if rim else OPEN_M
+    descend = descend_to(point, yaw, width, travel_z=travel_z, near_m=0.006 if rim else 0.008)
+    up = replace(rise_to(travel_z + height), lost=lambda world: slipped(world, prop))
+    return [descend, close_on(prop.name, point), up]
+
+
+def slipped(world: World, prop: Prop) -> bool:
+    """Whether an object that should be in the gripper is not."""
+    assert prop.grasp is not None, f"{prop.name} cannot be held"
+    reach = math.hypot(prop.grasp.rim, prop.grasp.height) + 0.04
+    return math.dist(world.position("tcp"), world.position(prop.name)) > reach
 
 
 def _clear_rim(world: World, prop: Prop, rim: float, others: Sequence[Prop]) -> float:
@@ -208,7 +227,11 @@ def place(prop: Prop, where: Point, carry_z: float, drop_m: float = 0.008) -> Sc
         goal, now = where(world), world.position(prop.name)
         return math.dist(now[:2], goal[:2]) < 0.012 and now[2] < goal[2] + drop_m + 0.006
 
-    return [Phase(aim, there), release(prop.name), rise_to(carry_z + 0.08, OPEN_M)]
+    return [
+        Phase(aim, there, lost=lambda world: slipped(world, prop)),
+        release(prop.name),
+        rise_to(carry_z + 0.08, OPEN_M),
+    ]
 
 
 def push_away(body: str, travel_z: float, start_gap_m: float, push_z: float = PUSH_Z_M) -> Script:
@@ -225,7 +248,7 @@ def push_away(body: str, travel_z: float, start_gap_m: float, push_z: float = PU
 
     return [
         descend_to(behind, lambda world: 0.0, width, travel_z=travel_z, near_m=0.012),
-        Phase(ahead, lambda world, steps: False),
+        Phase(ahead, lambda world, steps: False, limit=20),
     ]
 
 
@@ -245,7 +268,7 @@ def press(button: str) -> Script:
 
     return [
         descend_to(over, lambda world: 0.0, SHUT_M, travel_z=0.11, near_m=0.012),
-        Phase(down, lambda world, steps: False),
+        Phase(down, lambda world, steps: False, limit=12),
     ]
 
 

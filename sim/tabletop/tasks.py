@@ -77,7 +77,7 @@ class Suite:
 
 
 # Suite to the module that has its `SUITE`; imported when asked for.
-SUITES: dict[str, str] = {name: f".suites.{name}" for name in ("demo", "spatial", "object")}
+SUITES: dict[str, str] = {name: f".suites.{name}" for name in ("demo", "spatial", "object", "goal", "long")}
 
 
 def load(name: str) -> Suite:

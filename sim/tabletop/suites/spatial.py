@@ -32,7 +32,7 @@ class Relation:
 
     Attributes:
         name: of the task.
-        words: the relation, after "the black bowl".
+        words: the relation, after "the orange bowl".
         others: the same in other words; the last one is held out.
         near: landmarks that are placed relative to the bowl.
         on: what the bowl stands on.
@@ -223,13 +223,13 @@ def _task(relation: Relation) -> Task:
     words, others = relation.words, relation.others
     return Task(
         name=relation.name,
-        instruction=f"put the black bowl {words} on the plate",
+        instruction=f"put the orange bowl {words} on the plate",
         train_phrases=(
-            f"pick up the black bowl {words} and place it on the plate",
-            *(f"put the black bowl {other} on the plate" for other in others[:-1]),
+            f"pick up the orange bowl {words} and place it on the plate",
+            *(f"put the orange bowl {other} on the plate" for other in others[:-1]),
         ),
         heldout_phrases=(
-            f"put the black bowl {others[-1]} on the plate",
+            f"put the orange bowl {others[-1]} on the plate",
             f"take the bowl {words} and set it on the plate",
         ),
         target=_BOWL,
