@@ -7,6 +7,7 @@ of the grounding data that large vision-language models are trained on).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class BaseConfig:
 
     Attributes:
         env: whose expert demonstrates.
-        policy: how the policy samples.
+        policy: how the policy samples; `max_words` is set by the longest sentence of the suite.
         demonstrations: successful episodes for each task.
         action_noise: see `sim.demonstrate.demonstrate`.
         scenes: wandering episodes of three frames for each task, for seeing alone.
@@ -109,7 +110,9 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
     spec = environments.contract(config.env)
     label = np.concatenate([demo.label for demo in demos])
     state = np.concatenate([demo.episode.state for demo in demos])
-    tokenizer = build_tokenizer(environments.sentences(config.env))
+    sentences = environments.sentences(config.env)
+    tokenizer = build_tokenizer(sentences)
+    longest = max(len(tokenizer.encode(text).ids) for text in sentences)
     policy = Pi0Policy(
         nano_config(
             image_size=config.env.image_size,
@@ -118,7 +121,7 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
             width=config.width,
             layers=config.layers,
         ),
-        config.policy,
+        dataclasses.replace(config.policy, max_words=longest + 2),  # padding costs as much as words do
         spec,
         Normalizer.fit(state, label, spec),
         tokenizer,
@@ -309,8 +312,6 @@ def join(parts: Sequence[DecisionBatch]) -> DecisionBatch:
 
 def augment(batch: DecisionBatch, draw: np.random.Generator, brightness: float) -> DecisionBatch:
     """Scale each picture's contrast and brightness; geometry stays, for it is what the policy must read."""
-    import dataclasses
-
     count, cameras = batch.pixels.shape[:2]
     scale, shift = draw.uniform(-brightness, brightness, (2, count, cameras, 1, 1, 1)).astype(np.float32)
     pixels = batch.pixels.float()
