@@ -1,0 +1,28 @@
+# `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
+
+.PHONY: help demo test check install install-dev clean
+
+help:
+	@echo "make demo     post-train the shipped policy in simulation and write a report page"
+	@echo "make test     run the whole test suite"
+	@echo "make check    format, lint, types, fast tests, the built wheel: before every commit"
+	@echo "make install  only make .venv"
+	@echo "make clean    remove .venv and caches; runs/ stays"
+
+demo: install
+	.venv/bin/regrip train demo
+
+test: install-dev
+	.venv/bin/python -m pytest
+
+check: install-dev
+	scripts/check
+
+install:
+	@scripts/install base
+
+install-dev:
+	@scripts/install dev
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
