@@ -25,7 +25,9 @@ def sde_moments(
     With the estimates of the action x0 = x - v t and of the noise x1 = x + v (1 - t), and
     sigma = noise_level * sqrt(t / (1 - t)) (at t = 1 the next grid point's time is used for the 1 - t, which
     would vanish), the step is Gaussian with mean x0 (1 - s) + x1 (s - sigma^2 delta / (2 t)), s = t - delta,
-    and standard deviation sigma sqrt(delta). A noise level of zero gives back the Euler step.
+    and standard deviation sigma sqrt(delta). A noise level of zero gives back the Euler step. Marginals are
+    kept to the order of delta, but for a stochastic step at t = 1: it leaves variance 1 + noise_level^4 / 4
+    however short it is, 1.6 % too much at 0.5.
 
     Args:
         x: float32 (N,H,A), latent at `time`.
