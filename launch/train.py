@@ -63,6 +63,8 @@ class TrainConfig:
         resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
         sampler: how start states are chosen.
         iterations: length of the run.
+        train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does with
+            the published size.
         noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
         evaluate_every: iterations between evaluations on the select split.
         select_episodes: greedy episodes for each task of such an evaluation.
@@ -86,6 +88,7 @@ class TrainConfig:
     resample: int = 1
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     iterations: int = 20
+    train_vlm: bool = True
     noise_level: float | None = None
     evaluate_every: int = 5
     select_episodes: int = 12
@@ -427,6 +430,7 @@ def begin(config: TrainConfig) -> Run:
     environments.contract(config.env).require_match(
         policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
     )
+    policy.pi0.model.vlm.requires_grad_(config.train_vlm)
     encoders: dict[str, Encoder] = {
         "vision": VisionTower(policy),
         "pixels": PixelDownsample(),

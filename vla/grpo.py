@@ -58,7 +58,8 @@ class GrpoConfig:
 
 
 def optimizer(policy: Pi0Policy, config: GrpoConfig) -> torch.optim.Optimizer:
-    return torch.optim.Adam(policy.parameters(), lr=config.learning_rate, betas=(0.9, 0.95))
+    learning = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(learning, lr=config.learning_rate, betas=(0.9, 0.95))
 
 
 def update(

@@ -234,6 +234,7 @@ class Pi0Policy(nn.Module):
         spec: the robot it acts on; `config` must have room for its state and action dimensions.
         normalizer: statistics of the demonstrations.
         tokenizer: turns instructions into ids.
+        pi0: a network that is already there (pretrained weights); None makes one with random weights.
 
     Raises:
         ValueError: if the spec does not fit the architecture.
@@ -246,6 +247,7 @@ class Pi0Policy(nn.Module):
         spec: RobotSpec,
         normalizer: Normalizer,
         tokenizer: Tokenizer,
+        pi0: PI0ForConditionalGeneration | None = None,
     ) -> None:
         super().__init__()
         vlm: Any = config.vlm_config
@@ -265,7 +267,7 @@ class Pi0Policy(nn.Module):
         self.normalizer, self.tokenizer = normalizer, tokenizer
         self.chunk_size = int(config.chunk_size)
         self.cameras = [camera.name for camera in spec.cameras]
-        self.pi0 = PI0ForConditionalGeneration(config)
+        self.pi0 = PI0ForConditionalGeneration(config) if pi0 is None else pi0
         if settings.stem == "keypoint":
             embeddings = self.pi0.model.vlm.vision_tower.embeddings
             tokens = (vision.image_size // vision.patch_size) ** 2
@@ -552,6 +554,26 @@ class Pi0Policy(nn.Module):
             "normalizer": dataclasses.asdict(self.normalizer),
             "pi0": json.loads(self.config.to_json_string(use_diff=False)),
         }
+
+    @classmethod
+    def from_transformers(
+        cls, folder: Path, settings: Settings, spec: RobotSpec, normalizer: Normalizer
+    ) -> Pi0Policy:
+        """A pi-zero in transformers' own format (the published size, say), with its own tokenizer.
+
+        The critic starts from random weights. `settings.stem` must be ``patch``: the weights hold patches.
+
+        Raises:
+            FileNotFoundError: if the folder or its tokenizer.json is missing.
+            ValueError: if the spec or the settings do not fit.
+        """
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by transformers")
+        if settings.stem != "patch":
+            raise ValueError(f"stem {settings.stem!r}: a published pi0 sees with linear patches, use 'patch'")
+        network = PI0ForConditionalGeneration.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        return cls(network.config, settings, spec, normalizer, tokenizer, network)
 
     @classmethod
     def load(cls, folder: Path, **changes: Any) -> Pi0Policy:

@@ -61,7 +61,7 @@ class PpoConfig:
 def optimizer(policy: Pi0Policy, config: PpoConfig) -> torch.optim.Optimizer:
     critic = list(policy.critic.parameters())
     own = {id(parameter) for parameter in critic}
-    rest = [parameter for parameter in policy.parameters() if id(parameter) not in own]
+    rest = [p for p in policy.parameters() if id(p) not in own and p.requires_grad]
     groups = [
         {"params": rest, "lr": config.learning_rate},
         {"params": critic, "lr": config.critic_learning_rate},
