@@ -51,7 +51,7 @@ class Expert:
 def toward(world: World, aim: Aim) -> NDArray[np.float32]:
     """The action that goes straight at `aim`, as fast as the limits allow."""
     move = aim.position - world.position("tcp")
-    move *= min(1.0, TRANSLATION_MAX_M / max(float(np.abs(move).max()), 1e-9))
+    move *= min(0.8, TRANSLATION_MAX_M / max(float(np.abs(move).max()), 1e-9))
     wanted = rotation.gripper_down(aim.yaw)
     turn = rotation.rotation_vector(rotation.multiply(wanted, rotation.conjugate(world.quaternion("tcp"))))
     turn *= min(1.0, ROTATION_MAX_RAD / max(float(np.abs(turn).max()), 1e-9))

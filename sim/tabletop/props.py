@@ -286,8 +286,8 @@ def cabinet(name: str, rgba: str) -> Prop:
         f"""{shell}
       <body name="{name}/drawer" pos="0 0 0">
         <inertial pos="0 0 0.03" mass="0.4" diaginertia="0.001 0.001 0.001"/>
-        <joint name="{name}/slide" type="slide" axis="1 0 0" range="0 {DRAWER_OPEN_M + 0.01}" damping="8"
-          armature="0.3"/>
+        <joint name="{name}/slide" type="slide" axis="1 0 0" range="0 {DRAWER_OPEN_M + 0.01}" damping="15"
+          armature="0.3" frictionloss="0.5"/>
         {drawer}
       </body>""",
     )

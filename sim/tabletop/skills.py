@@ -58,7 +58,7 @@ class Phase:
 
     aim: Callable[[World], Aim]
     done: Callable[[World, int], bool]
-    limit: int = 40
+    limit: int = 25
     first: bool = False
     lost: Callable[[World], bool] = lambda world: False
 
@@ -109,7 +109,7 @@ def descend_to(point: Point, yaw: Heading, width: float, *, travel_z: float, nea
     def done(world: World, steps: int) -> bool:
         side, height = _apart(world, point(world))
         turned = abs(math.remainder(yaw_of_gripper(world) - yaw(world), 2 * math.pi))
-        return side < near_m and abs(height) < 0.006 and turned < 0.1
+        return side < near_m and abs(height) < 0.008 and turned < 0.1
 
     return Phase(aim, done, first=True)
 
@@ -174,7 +174,7 @@ def pick(prop: Prop, travel_z: float, others: Sequence[Prop] = ()) -> Script:
         return nearest_yaw(world, rotation.yaw(world.quaternion(prop.name)), period)
 
     width = RIM_OPEN_M if rim else OPEN_M
-    descend = descend_to(point, yaw, width, travel_z=travel_z, near_m=0.006 if rim else 0.008)
+    descend = descend_to(point, yaw, width, travel_z=travel_z, near_m=0.012 if rim else 0.010)
     up = replace(rise_to(travel_z + height), lost=lambda world: slipped(world, prop))
     return [descend, close_on(prop.name, point), up]
 
@@ -300,12 +300,16 @@ def close_drawer(cabinet: str, travel_z: float) -> Script:
         return world.position(drawer) + np.array((HANDLE_X + 0.05, 0.0, HANDLE_Z))
 
     def push(world: World) -> Aim:
-        goal = world.position(cabinet) + np.array((HANDLE_X + 0.01, 0.0, HANDLE_Z))
+        goal = world.position(cabinet) + np.array((HANDLE_X + 0.025, 0.0, HANDLE_Z))
         return Aim(goal, 0.0, SHUT_M)
+
+    def back(world: World) -> Aim:
+        return Aim(before(world), 0.0, SHUT_M)
 
     return [
         descend_to(before, lambda world: 0.0, SHUT_M, travel_z=travel_z, near_m=0.015),
         Phase(push, lambda world, steps: world.joint(f"{cabinet}/slide") < 0.004),
+        Phase(back, lambda world, steps: steps >= 1),
         rise_to(travel_z, SHUT_M),
     ]
 

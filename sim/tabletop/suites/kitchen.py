@@ -24,10 +24,12 @@ SLIDE, KNOB = "cabinet/slide", "stove/knob"
 OPEN_SLIDE_M = DRAWER_OPEN_M
 ON_RAD = math.pi / 2
 
-# Loose things stand between the stove's side and the drawer's.
-_MIDDLE_X, _MIDDLE_Y = (0.37, 0.69), (-0.16, 0.15)
-_CABINET_X, _CABINET_Y = (0.36, 0.42), (0.235, 0.26)
-_STOVE_X, _STOVE_Y = (0.40, 0.46), (-0.27, -0.245)
+_MIDDLE_X = (0.37, 0.69)
+# Between the side of the stove and that of the open drawer, with room for the hand over what can be grasped.
+_MIDDLE_Y = {"plate": (-0.09, 0.08), "bowl": (-0.105, 0.09)}
+_BLOCK_Y = (-0.115, 0.09)
+_CABINET_X, _CABINET_Y = (0.36, 0.42), (0.25, 0.27)
+_STOVE_X, _STOVE_Y = (0.40, 0.46), (-0.28, -0.26)
 PUSH_X = (0.37, 0.48)
 _LANE_M, _LANE_HALF_WIDTH_M = 0.17, 0.07
 
@@ -57,7 +59,7 @@ def arrange(target: str, joints: dict[str, float], *, push: bool = False) -> Arr
             if prop.loose:
                 pushed = push and prop.name == target
                 x = PUSH_X if pushed else _MIDDLE_X
-                y = _MIDDLE_Y[0] + prop.radius, _MIDDLE_Y[1] - prop.radius
+                y = _MIDDLE_Y.get(prop.name, _BLOCK_Y)
                 places.append(Place(prop, x, y, (0.0, 0.0) if pushed else (-0.4, 0.4)))
 
         def lane_is_free(found: Spots) -> bool:
