@@ -63,8 +63,8 @@ class TrainConfig:
         resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
         sampler: how start states are chosen.
         iterations: length of the run.
-        train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does with
-            the published size.
+        train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does
+            with the published size.
         noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
         evaluate_every: iterations between evaluations on the select split.
         select_episodes: greedy episodes for each task of such an evaluation.
