@@ -138,7 +138,7 @@ class Contender:
 
     def cpu_s(self) -> float:
         times = [psutil.Process(pid).cpu_times() for pid in (*self.pids, os.getpid())]
-        return sum(time.user + time.system for time in times)
+        return float(sum(one.user + one.system for one in times))
 
     def warm_up(self, seconds: float) -> None:
         """Play a little, then decide how much a turn of so many seconds is."""
