@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import select
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -198,6 +199,11 @@ class WorkerPool:
             raise ValueError(
                 f"deadline_s {deadline_s}, startup_deadline_s {startup_deadline_s} and memory_limit_mb "
                 f"{memory_limit_mb} must be positive (memory_limit_mb may be None for no limit)"
+            )
+        if python is not None and shutil.which(python) is None:
+            raise ValueError(
+                f"python {str(python)!r} is not an interpreter that can be run: give the path of "
+                "bin/python in the virtual environment of the simulator"
             )
         self.num_slots, self.chunk_size = num_slots, chunk_size
         self.num_workers = min(num_workers, num_slots)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,11 +208,19 @@ def test_a_wrong_factory_is_told_at_once(
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"num_slots": 0}, {"num_workers": 0}, {"deadline_s": 0.0}, {"memory_limit_mb": 0}]
+    "setting",
+    [
+        {"num_slots": 0},
+        {"num_workers": 0},
+        {"deadline_s": 0.0},
+        {"memory_limit_mb": 0},
+        {"python": "/nowhere/bin/python"},
+    ],
 )
-def test_impossible_numbers_are_refused(numbers: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(numbers))):
-        WorkerPool("puck_env:make", **numbers)  # type: ignore[arg-type]
+def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        WorkerPool("puck_env:make", **setting)
 
 
 def test_close_may_be_repeated_and_ends_the_workers() -> None:
