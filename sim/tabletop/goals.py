@@ -19,6 +19,7 @@ Memory = list[Any]
 FINGERS = ("left_finger", "right_finger")
 _REACH_M = 0.07
 STILL_M_S = 0.03
+_CARRIED_M = 0.015
 _TABLE_X = (-0.15, 0.95)
 _TABLE_Y = (-0.55, 0.55)
 
@@ -132,7 +133,10 @@ class Pressed:
 
 @dataclass(frozen=True)
 class Resting:
-    """The object stands still on or in `support`, let go of, and touches nothing in `clear_of`.
+    """The object was carried, and now stands still on or in `support`, let go of, clear of all in `clear_of`.
+
+    Carried: the gripper has held it higher than it began. Knocking it there does not count.
+    Memory: [z at the start, 1 once it has been carried].
 
     Attributes:
         body: the object.
@@ -151,9 +155,13 @@ class Resting:
     clear_of: tuple[str, ...] = ("table",)
 
     def begin(self, world: World) -> Memory:
-        return []
+        return [float(world.position(self.body)[2]), 0]
 
     def holds(self, world: World, memory: Memory) -> bool:
+        if not memory[1]:
+            raised = float(world.position(self.body)[2]) > memory[0] + _CARRIED_M
+            memory[1] = int(raised and held(world, self.body))
+            return False
         offset = world.position(self.body) - world.position(self.support)
         heading = rotation.yaw(world.quaternion(self.support))
         cosine, sine = math.cos(heading), math.sin(heading)

@@ -18,7 +18,7 @@ _CONTACT = 'condim="3" friction="0.5 0.01 0.0001" solref="0.01 1" solimp="0.9 0.
 _LOOSE = f'contype="2" conaffinity="7" {_CONTACT}'
 _FIXTURE = f'contype="1" conaffinity="0" {_CONTACT}'
 # MuJoCo finds one contact, and a wandering one, between a cylinder and a box, so a round object squirts out
-# of the fingers; a capsule and a box get an exact line. So round objects show the fingers an invisible capsule.
+# of the fingers; a capsule and a box get an exact line. So the fingers meet an invisible capsule in it.
 _ROUND = f'contype="2" conaffinity="3" {_CONTACT}'
 _ROUND_GRIP = f'contype="0" conaffinity="4" {_CONTACT} rgba="0 0 0 0"'
 _PAINT = 'contype="0" conaffinity="0"'
@@ -160,7 +160,10 @@ def bowl(name: str, rgba: str) -> Prop:
             f'pos="{x:.5g} {y:.5g} {depth / 2 + 0.004}" euler="0 0 {angle:.6g}" rgba="{rgba}" {_LOOSE}/>'
         )
     base = _box((0.033, 0.033, 0.004), (0, 0, 0.004), rgba, _LOOSE)
-    base += f'<geom type="cylinder" size="{radius - 0.002} 0.004" pos="0 0 0.0048" rgba="{_shade(rgba, 0.7)}" {_PAINT}/>'
+    base += (
+        f'<geom type="cylinder" size="{radius - 0.002} 0.004" pos="0 0 0.0048" '
+        f'rgba="{_shade(rgba, 0.7)}" {_PAINT}/>'
+    )
     mass = 0.06
     xml = _free(name, 0.0, mass, (7e-5, 7e-5, 1e-4), base + "".join(walls))
     return Prop(

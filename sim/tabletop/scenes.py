@@ -25,7 +25,7 @@ FINGER_MAX_M = 0.04
 
 NARROW_FRONT = 'pos="1.13 0 0.62" xyaxes="0 1 0 -0.636 0 0.772" fovy="34"'
 """The third-person camera for a workspace 40 cm wide."""
-WIDE_FRONT = 'pos="1.14 0 0.64" xyaxes="0 1 0 -0.65 0 0.76" fovy="44"'
+WIDE_FRONT = 'pos="1.14 0 0.64" xyaxes="0 1 0 -0.65 0 0.76" fovy="41"'
 """The same for 60 cm."""
 
 
@@ -81,7 +81,8 @@ def _child(element: ElementTree.Element, tag: str) -> ElementTree.Element:
 _BASE = f"""
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10" jacobian="dense" tolerance="1e-12"/>
+  <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"
+    jacobian="dense"/>
   <visual>
     <headlight ambient="0.45 0.45 0.45" diffuse="0.25 0.25 0.25" specular="0 0 0"/>
     <quality offsamples="0" shadowsize="0" numslices="10" numstacks="6" numquads="1"/>

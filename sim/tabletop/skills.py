@@ -66,6 +66,11 @@ class Phase:
 Script = list[Phase]
 
 
+def shifted(point: Array, x: float, y: float, z: float) -> Array:
+    """`point` (3,) moved by the given metres."""
+    return np.array((point[0] + x, point[1] + y, point[2] + z), dtype=np.float64)
+
+
 def yaw_of_gripper(world: World) -> float:
     return rotation.yaw(world.quaternion("tcp"))
 
@@ -104,7 +109,7 @@ def descend_to(point: Point, yaw: Heading, width: float, *, travel_z: float, nea
         target = point(world)
         side, _ = _apart(world, target)
         rise = min(max(0.0, travel_z - target[2]), max(0.0, side - near_m) * 6)
-        return Aim(target + np.array((0.0, 0.0, rise)), yaw(world), width)
+        return Aim(shifted(target, 0.0, 0.0, rise), yaw(world), width)
 
     def done(world: World, steps: int) -> bool:
         side, height = _apart(world, point(world))
@@ -161,7 +166,7 @@ def pick(prop: Prop, travel_z: float, others: Sequence[Prop] = ()) -> Script:
         return _clear_rim(world, prop, rim, [other for other in others if other.name != prop.name])
 
     def point(world: World) -> Array:
-        target = world.position(prop.name) + np.array((0.0, 0.0, height))
+        target = shifted(world.position(prop.name), 0.0, 0.0, height)
         if rim:
             angle = rim_angle(world)
             target += np.array((rim * math.cos(angle), rim * math.sin(angle), 0.0))
@@ -277,10 +282,10 @@ def open_drawer(cabinet: str, travel_z: float) -> Script:
     drawer = f"{cabinet}/drawer"
 
     def handle(world: World) -> Array:
-        return world.position(drawer) + np.array((HANDLE_X, 0.0, HANDLE_Z))
+        return shifted(world.position(drawer), HANDLE_X, 0.0, HANDLE_Z)
 
     def pull(world: World) -> Aim:
-        goal = world.position(cabinet) + np.array((HANDLE_X + DRAWER_OPEN_M + 0.02, 0.0, HANDLE_Z))
+        goal = shifted(world.position(cabinet), HANDLE_X + DRAWER_OPEN_M + 0.02, 0.0, HANDLE_Z)
         return Aim(goal, 0.0, SHUT_M)
 
     return [
@@ -297,10 +302,10 @@ def close_drawer(cabinet: str, travel_z: float) -> Script:
     drawer = f"{cabinet}/drawer"
 
     def before(world: World) -> Array:
-        return world.position(drawer) + np.array((HANDLE_X + 0.05, 0.0, HANDLE_Z))
+        return shifted(world.position(drawer), HANDLE_X + 0.05, 0.0, HANDLE_Z)
 
     def push(world: World) -> Aim:
-        goal = world.position(cabinet) + np.array((HANDLE_X + 0.025, 0.0, HANDLE_Z))
+        goal = shifted(world.position(cabinet), HANDLE_X + 0.025, 0.0, HANDLE_Z)
         return Aim(goal, 0.0, SHUT_M)
 
     def back(world: World) -> Aim:
@@ -320,7 +325,7 @@ def turn_knob(stove: str, on: bool, travel_z: float) -> Script:
     goal = math.pi / 2 if on else 0.0
 
     def centre(world: World) -> Array:
-        return world.position(stove) + np.array((KNOB_X, 0.0, KNOB_Z))
+        return shifted(world.position(stove), KNOB_X, 0.0, KNOB_Z)
 
     def along(world: World) -> float:
         return KNOB_OFF_YAW + world.joint(knob)

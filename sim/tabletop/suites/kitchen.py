@@ -12,7 +12,7 @@ from ..goals import Goal, JointWithin, Resting
 from ..layout import Layout, Place, Spots, scatter
 from ..props import CABINET_HALF, DRAWER_FLOOR_Z, DRAWER_OPEN_M
 from ..scenes import kitchen
-from ..skills import Array, Script, close_drawer, open_drawer, pick, place, turn_knob
+from ..skills import Array, Script, close_drawer, open_drawer, pick, place, shifted, turn_knob
 from ..tasks import Arrange
 from ..world import World
 
@@ -126,7 +126,7 @@ def move_onto(body: str, support: str, offset_x: float = 0.0) -> Script:
     prop, base = SCENE.prop(body), SCENE.prop(support)
 
     def where(world: World) -> Array:
-        return world.position(support) + np.array((offset_x, 0.0, base.surface + prop.rest_height))
+        return shifted(world.position(support), offset_x, 0.0, base.surface + prop.rest_height)
 
     return move(body, where)
 
@@ -136,7 +136,7 @@ def move_into_bowl(block: str) -> Script:
     bowl, prop = SCENE.prop("bowl"), SCENE.prop(block)
 
     def where(world: World) -> Array:
-        return world.position("bowl") + np.array((0.0, 0.0, bowl.surface + prop.rest_height))
+        return shifted(world.position("bowl"), 0.0, 0.0, bowl.surface + prop.rest_height)
 
     return move(block, where, drop_m=0.045)
 
@@ -146,8 +146,8 @@ def move_into_drawer(block: str) -> Script:
     prop = SCENE.prop(block)
 
     def where(world: World) -> Array:
-        offset = np.array((_DRAWER_REACH_X, 0.0, DRAWER_FLOOR_Z + prop.rest_height))
-        return world.position("cabinet/drawer") + offset
+        z = DRAWER_FLOOR_Z + prop.rest_height
+        return shifted(world.position("cabinet/drawer"), _DRAWER_REACH_X, 0.0, z)
 
     return move(block, where, drop_m=0.055)
 

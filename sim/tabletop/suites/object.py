@@ -8,7 +8,7 @@ from ....datasets.starts import StartState
 from ..goals import Resting, Steady
 from ..layout import Layout, Place, scatter
 from ..scenes import objects
-from ..skills import Array, Script, pick, place
+from ..skills import Array, Script, pick, place, shifted
 from ..tasks import Suite, Task
 from ..world import World
 
@@ -44,7 +44,7 @@ def _task(body: str, container: str) -> Task:
         return Layout(scatter(start, generator, places, body))
 
     def inside(world: World) -> Array:
-        return world.position(container) + np.array((0.0, 0.0, box.surface + prop.rest_height))
+        return shifted(world.position(container), 0.0, 0.0, box.surface + prop.rest_height)
 
     def script() -> Script:
         return [

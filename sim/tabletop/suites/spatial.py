@@ -12,7 +12,7 @@ from ....datasets.starts import StartState
 from ..goals import Resting, Steady
 from ..layout import Layout, Place, Spot, Spots, scatter
 from ..scenes import spatial
-from ..skills import Array, Script, pick, place
+from ..skills import Array, Script, pick, place, shifted
 from ..tasks import Suite, Task
 from ..world import World
 
@@ -212,7 +212,7 @@ def _task(relation: Relation) -> Task:
         )
 
     def on_plate(world: World) -> Array:
-        return world.position(_PLATE) + np.array((0.0, 0.0, plate.surface))
+        return shifted(world.position(_PLATE), 0.0, 0.0, plate.surface)
 
     def script() -> Script:
         return [
