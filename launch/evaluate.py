@@ -127,7 +127,7 @@ class Options:
         seed: family of start states.
         workers: simulator processes; the result does not depend on it. 0 takes one for each core.
         slots: environments that are played at once.
-        threads: of the policy on a CPU.
+        threads: of the policy on a CPU; beside the workers, more only wait for each other.
         device: `cpu` or `cuda`.
         videos: record the first so many start states of each task.
         out: result file; by default in runs/eval/.
@@ -144,7 +144,7 @@ class Options:
     seed: int = 0
     workers: int = 0
     slots: int = 48
-    threads: int = 2
+    threads: int = 1
     device: str = "cpu"
     videos: int = 0
     out: Path | None = None
