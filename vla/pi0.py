@@ -583,7 +583,7 @@ class Pi0Policy(nn.Module):
             FileNotFoundError: if a file is missing, naming it.
             ValueError: if a file is truncated or does not fit.
         """
-        for name in ("config.json", "robot.json", "model.safetensors"):
+        for name in ("config.json", "robot.json", "tokenizer.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
                     f"{folder} is not a policy folder: {name} is missing. "
@@ -593,16 +593,21 @@ class Pi0Policy(nn.Module):
             described = json.loads((folder / "config.json").read_text())
             spec = RobotSpec.from_json(json.loads((folder / "robot.json").read_text()))
             weights = load_file(str(folder / "model.safetensors"))
-        except Exception as error:  # safetensors raises its own class on a torn file
-            if type(error).__name__ not in ("SafetensorError", "JSONDecodeError"):
+            tokenizer = load_tokenizer(folder / "tokenizer.json")
+        except Exception as error:  # safetensors raises its own class on a torn file, tokenizers the bare one
+            if type(error) is not Exception and type(error).__name__ not in (
+                "SafetensorError",
+                "JSONDecodeError",
+            ):
                 raise
             raise ValueError(f"policy folder {folder} is damaged ({error}); copy it again") from error
+        _require_known(described, folder / "config.json")
         policy = cls(
             PI0Config.from_dict(described["pi0"]),
             Settings(**{**described["settings"], **changes}),
             spec,
             Normalizer(**{key: tuple(value) for key, value in described["normalizer"].items()}),
-            load_tokenizer(folder / "tokenizer.json"),
+            tokenizer,
         )
         policy.load_weights(weights, str(folder))
         return policy
@@ -616,6 +621,20 @@ class Pi0Policy(nn.Module):
         if wrong:
             raise ValueError(f"weights of {source} do not fit this architecture: {', '.join(wrong[:5])}")
         self.load_state_dict(dict(weights))
+
+
+def _require_known(described: Mapping[str, Any], path: Path) -> None:
+    """Refuse a config.json that another program or version wrote, naming what is missing or not known."""
+    parts: dict[str, type | None] = {"settings": Settings, "normalizer": Normalizer, "pi0": None}
+    for part, kind in parts.items():
+        if part not in described:
+            raise ValueError(f"{path} has no {part}: another program wrote it, or another version of regrip")
+        known = {field.name for field in dataclasses.fields(kind)} if kind else set()
+        if kind and (unknown := sorted(described[part].keys() - known)):
+            raise ValueError(
+                f"{path}: this version of regrip does not know {', '.join(unknown)} in {part}; "
+                f"it knows {', '.join(sorted(known))}"
+            )
 
 
 def _same_rows(
