@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -105,8 +106,8 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
 
 
 def vocabulary(suite: str) -> list[str]:
-    """Every word of every instruction of a suite, held-out ones too, sorted."""
-    return sorted({word for text in sentences(suite) for word in text.split()})
+    """Every word and punctuation mark of every instruction of a suite, held-out ones too, sorted."""
+    return sorted({word for text in sentences(suite) for word in re.findall(r"\w+|[^\w\s]", text)})
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
