@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -88,7 +87,8 @@ class PairedDifference:
     Attributes:
         num_pairs: start states measured both times.
         difference: mean of second minus first, in [-1, 1].
-        interval: its 95 % bootstrap interval over start states.
+        interval: its 95 % interval, by `paired_interval` for outcomes of 0 and 1, else a bootstrap over start
+            states.
         only_first: start states that only the first solved.
         only_second: start states that only the second solved.
         p_value: exact McNemar; NaN if an outcome is not 0 or 1 (several episodes of one start state).
@@ -115,7 +115,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 10_0
     Args:
         first: (N,) success of each start state, 0 or 1, or a mean over several episodes of it.
         second: (N,) the same start states in the same order.
-        resamples: of the bootstrap, whose generator is fixed: same data, same interval.
+        resamples: of the bootstrap, if one is needed; its generator is fixed: same data, same interval.
 
     Raises:
         ValueError: if the two are empty or not of one length.
@@ -125,14 +125,31 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 10_0
         raise ValueError(f"measurements of shapes {a.shape} and {b.shape} cannot be paired")
     only_first, only_second = int((a > b).sum()), int((b > a).sum())
     binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
+    if binary:
+        interval = paired_interval(only_first, only_second, len(a))
+    else:
+        interval = bootstrap_mean(b - a, resamples)
     return PairedDifference(
         num_pairs=len(a),
         difference=float((b - a).mean()),
-        interval=bootstrap_mean(b - a, resamples),
+        interval=paired_interval(only_first, only_second, len(a))
+        if binary
+        else bootstrap_mean(b - a, resamples),
         only_first=only_first,
         only_second=only_second,
         p_value=mcnemar(only_first, only_second) if binary else math.nan,
     )
+
+
+def paired_interval(only_first: int, only_second: int, pairs: int, confidence: float = 0.95) -> Interval:
+    """Interval of the difference between two paired rates (Bonett and Price, 2012: one pair of each added).
+
+    A bootstrap agrees with it where many start states changed, but has no width where none did, or all did.
+    """
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    lost, gained = (only_first + 1) / (pairs + 2), (only_second + 1) / (pairs + 2)
+    half = z * math.sqrt((lost + gained - (gained - lost) ** 2) / (pairs + 2))
+    return Interval(max(gained - lost - half, -1.0), min(gained - lost + half, 1.0))
 
 
 def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, confidence: float = 0.95) -> Interval:
@@ -145,32 +162,6 @@ def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, confidence: float
         means[first : first + len(rows)] = data[rows].mean(1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's interval of a mean over a few independent repetitions, for instance seeds.
-
-    Raises:
-        ValueError: if there are fewer than two.
-    """
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} repetitions say nothing about their spread; at least 2 are needed")
-    data = np.asarray(values, dtype=np.float64)
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data)))
-    return Interval(float(data.mean()) - half, float(data.mean()) + half)
-
-
-def ranking_quality(score: ArrayLike, success: ArrayLike) -> float:
-    """Probability that a random success has a higher score than a random failure (the area under the ROC).
-
-    Ties count half; NaN if there are no successes or no failures.
-    """
-    values, won = np.asarray(score, dtype=np.float64), np.asarray(success, dtype=np.bool_)
-    num_won, num_lost = int(won.sum()), int((~won).sum())
-    if not num_won or not num_lost:
-        return math.nan
-    ranks: NDArray[np.float64] = np.asarray(stats.rankdata(values))
-    return float((ranks[won].sum() - num_won * (num_won + 1) / 2) / (num_won * num_lost))
 
 
 def format_p(p: float) -> str:

@@ -1,21 +1,22 @@
 """A run's numbers: one JSON line an iteration, and the same in TensorBoard.
 
-`regrip report` reads these names; each may be absent:
+Names with a slash form groups. `regrip report` reads these; each may be absent:
 
-=================================== ====================================================================
-``episodes``, ``env_steps``         played since the beginning, wasted ones included
-``train_successes``                 of the ``train_episodes`` sampled in this iteration, wasted ones included
-``select_successes``                of the ``select_episodes`` measured greedily on the select split
-``reward_successes``                mean shaped reward of the episodes that truly succeeded
-``reward_failures``                 mean shaped reward of those that did not
-``reward_ranking``                  `datasets.statistics.ranking_quality` of the shaped reward
-``groups_live``                     groups that share a start state and teach something
-``groups_solved``                   groups in which all succeeded alike
-``groups_failed``                   groups in which all failed alike
-``groups_tied``                     other groups of equal rewards
-``episodes_wasted``                 played in this iteration and not learned from
-``seconds_<part>``                  where this iteration's time went
-=================================== ====================================================================
+======================================== ==================================================================
+``episodes``, ``env_steps``              played since the beginning, wasted ones included
+``elapsed_s``                            seconds of training since the beginning, pauses left out
+``train/successes``, ``train/episodes``  sampled in this iteration on train start states
+``select/successes``, ``.../episodes``   measured greedily on the select split
+``reward/successes``                     mean shaped reward of the episodes that truly succeeded
+``reward/failures``                      mean shaped reward of those that did not
+``reward/ranking``                       probability that a success has the higher shaped reward
+``groups/played``                        groups of episodes that share a start state
+``groups/all_won``, ``.../all_failed``   of them, groups of equal rewards in which all won, or all failed
+``groups/tied``                          of them, other groups of equal rewards
+``episodes/wasted``                      played in this iteration and not learned from
+``incidents/<kind>``                     workers lost and replayed in this iteration
+``seconds/<part>``                       where this iteration's time went
+======================================== ==================================================================
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _practice(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "iterations": int(last.get("iteration", 0)),
         "episodes": last.get("episodes"),
-        "seconds": sum(_spent(rows).values()),
+        "seconds": last.get("elapsed_s") or sum(_spent(rows).values()),
     }
 
 
@@ -270,9 +270,9 @@ def _rates(rows: Sequence[Row], part: str, words: str) -> list[Point]:
     """Success with its Wilson interval, over episodes played."""
     points = []
     for row in rows:
-        if not row.get(f"{part}_episodes"):
+        if not row.get(f"{part}/episodes"):
             continue
-        rate = Rate(int(row[f"{part}_successes"]), int(row[f"{part}_episodes"]))
+        rate = Rate(int(row[f"{part}/successes"]), int(row[f"{part}/episodes"]))
         interval = rate.interval
         title = f"iteration {row['iteration']:.0f}, {words}: {rate}"
         points.append(Point(_x(row), rate.value, interval.low, interval.high, title))
@@ -318,13 +318,13 @@ def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
         return Series(label, colour, points)
 
     both = [
-        series("reward_successes", "episodes that succeeded", "after"),
-        series("reward_failures", "episodes that failed", "bad"),
+        series("reward/successes", "episodes that succeeded", "after"),
+        series("reward/failures", "episodes that failed", "bad"),
     ]
     both = [one for one in both if one.points]
     if not both:
         return None
-    ranking = [row["reward_ranking"] for row in rows if math.isfinite(row.get("reward_ranking", math.nan))]
+    ranking = [row["reward/ranking"] for row in rows if math.isfinite(row.get("reward/ranking", math.nan))]
     return {
         "legend": [(one.name, one.colour) for one in both],
         "chart": _both(
@@ -339,14 +339,15 @@ def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _waste(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Groups in which every episode got the same reward teach a group-relative method nothing."""
-    kept = [row for row in rows if "groups_live" in row]
+    kept = [row for row in rows if row.get("groups/played")]
     if not kept:
         return None
     parts = {"live": "that taught something", "solved": "all succeeded alike", "failed": "all failed alike"}
     columns = []
     for row in kept:
-        sizes = [row["groups_live"], row.get("groups_solved", 0.0), row.get("groups_failed", 0.0)]
-        sizes[2] += row.get("groups_tied", 0.0)
+        solved = row.get("groups/all_won", 0.0)
+        failed = row.get("groups/all_failed", 0.0) + row.get("groups/tied", 0.0)
+        sizes = [row["groups/played"] - solved - failed, solved, failed]
         counts = ", ".join(f"{size:.0f} {label}" for size, label in zip(sizes, parts.values(), strict=True))
         columns.append((row["iteration"], sizes, f"iteration {row['iteration']:.0f}: {counts}"))
     live, solved, failed = (sum(sizes[part] for _, sizes, _ in columns) for part in range(3))
@@ -355,7 +356,7 @@ def _waste(rows: Sequence[Row]) -> dict[str, Any] | None:
         "played": live + solved + failed,
         "solved": solved,
         "failed": failed,
-        "episodes": sum(row.get("episodes_wasted", 0.0) for row in rows),
+        "episodes": sum(row.get("episodes/wasted", 0.0) for row in rows),
         "all_episodes": rows[-1].get("episodes"),
         "legend": list(zip(parts.values(), colours, strict=True)),
         "chart": _both(
@@ -371,8 +372,8 @@ def _spent(rows: Sequence[Row]) -> dict[str, float]:
     spent: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            if name.startswith("seconds_") and math.isfinite(value):
-                part = name.removeprefix("seconds_").replace("_", " ")
+            if name.startswith("seconds/") and math.isfinite(value):
+                part = name.removeprefix("seconds/").replace("_", " ")
                 spent[part] = spent.get(part, 0.0) + value
     return spent
 

@@ -14,9 +14,8 @@ from regrip.datasets.statistics import (
     bootstrap_mean,
     format_p,
     mcnemar,
-    mean_interval,
     paired_difference,
-    ranking_quality,
+    paired_interval,
     wilson,
 )
 
@@ -85,6 +84,33 @@ def test_paired_difference_by_hand() -> None:
     assert "5 gained, 1 lost, McNemar p = 0.22" in str(found)
 
 
+def test_paired_interval_by_hand() -> None:
+    # 1 lost, 5 gained of 8: 2/10 and 6/10; 0.4 -+ 1.959964 sqrt((0.8 - 0.16) / 10) = 0.4 -+ 0.495836
+    interval = paired_interval(1, 5, 8)
+    assert (interval.low, interval.high) == pytest.approx((-0.095836, 0.895836), abs=1e-6)
+    # 0 lost, 0 gained of 8: 0 -+ 1.959964 sqrt(0.2 / 10): no change in eight is no proof of no change
+    assert paired_interval(0, 0, 8).high == pytest.approx(0.277180, abs=1e-6)
+    assert paired_interval(0, 8, 8).high == 1.0
+
+
+def test_paired_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    for lost, gained, pairs in ((0.02, 0.2, 180), (0.1, 0.1, 60), (0.0, 0.6, 180)):
+        counts = rng.multinomial(pairs, [lost, gained, 1 - lost - gained], size=2000)
+        held = [
+            interval.low <= gained - lost <= interval.high
+            for interval in (paired_interval(int(b), int(c), pairs) for b, c, _ in counts)
+        ]
+        assert 0.93 < np.mean(held) < 0.99
+
+
+def test_paired_interval_agrees_with_the_bootstrap_where_much_changed() -> None:
+    difference = np.repeat([-1.0, 0.0, 1.0], [30, 200, 100])
+    mine, referee = paired_interval(30, 100, 330), bootstrap_mean(difference)
+    assert mine.low == pytest.approx(referee.low, abs=0.01)
+    assert mine.high == pytest.approx(referee.high, abs=0.01)
+
+
 def test_pairing_is_tighter_than_two_separate_rates() -> None:
     rng = np.random.default_rng(0)
     hard = rng.random(400) < 0.5
@@ -116,19 +142,6 @@ def test_bootstrap_agrees_with_scipy_and_repeats() -> None:
     assert mine.low == pytest.approx(referee.confidence_interval.low, abs=0.01)
     assert mine.high == pytest.approx(referee.confidence_interval.high, abs=0.01)
     assert bootstrap_mean(data) == mine
-
-
-def test_mean_interval_by_hand() -> None:
-    # mean 3, standard deviation 1, t(0.975, 2 degrees) = 4.302653
-    assert mean_interval([2.0, 3.0, 4.0]).high == pytest.approx(3 + 4.302653 / math.sqrt(3), abs=1e-6)
-    with pytest.raises(ValueError, match="at least 2"):
-        mean_interval([1.0])
-
-
-def test_ranking_quality_by_hand() -> None:
-    # successes 3 and 1, failures 2 and 1: 3>2, 3>1, 1<2, 1=1: (1 + 1 + 0 + 0.5) / 4
-    assert ranking_quality([3, 1, 2, 1], [True, True, False, False]) == pytest.approx(2.5 / 4)
-    assert math.isnan(ranking_quality([1, 2], [True, True]))
 
 
 def test_p_values_are_not_more_precise_than_they_are() -> None:

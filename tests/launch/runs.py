@@ -99,23 +99,24 @@ def write_metrics(run: RunDirectory, iterations: int, before: float, after: floa
             row = {
                 "episodes": 576 * iteration,
                 "env_steps": 576 * 58 * iteration,
-                "train_successes": won,
-                "train_episodes": 576,
-                "reward_successes": 1.0 + 0.02 * rng.normal(),
-                "reward_failures": 0.35 + 0.1 * rate + 0.03 * rng.normal(),
-                "reward_ranking": min(1.0, 0.985 + 0.01 * rng.normal()),
-                "groups_live": 72 - solved - failed,
-                "groups_solved": solved,
-                "groups_failed": failed,
-                "episodes_wasted": 8 * (solved + failed),
-                "seconds_collect": 25.0,
-                "seconds_learn": 14.0,
-                "seconds_evaluate": 2.4 if iteration % 5 == 0 else 0.0,
-                "seconds_save": 0.3,
+                "train/successes": won,
+                "train/episodes": 576,
+                "reward/successes": 1.0 + 0.02 * rng.normal(),
+                "reward/failures": 0.35 + 0.1 * rate + 0.03 * rng.normal(),
+                "reward/ranking": min(1.0, 0.985 + 0.01 * rng.normal()),
+                "elapsed_s": 41.0 * iteration,
+                "groups/played": 72,
+                "groups/all_won": solved,
+                "groups/all_failed": failed,
+                "episodes/wasted": 8 * (solved + failed),
+                "seconds/collect": 25.0,
+                "seconds/learn": 14.0,
+                "seconds/evaluate": 2.4 if iteration % 5 == 0 else 0.0,
+                "seconds/save": 0.3,
                 "clip_fraction": 0.1,
             }
             if iteration % 5 == 0 or iteration == iterations:
-                row |= {"select_successes": int(rng.binomial(96, rate)), "select_episodes": 96}
+                row |= {"select/successes": int(rng.binomial(96, rate)), "select/episodes": 96}
             metrics.write(iteration, row)
 
 

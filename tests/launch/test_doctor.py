@@ -1,11 +1,16 @@
 """The doctor tries things; here some of them are made to fail."""
 
 import socket
+from pathlib import Path
 
 import pytest
+import torch
 
 from regrip.launch import cli, doctor
 from regrip.launch.doctor import Finding
+from regrip.vla import numerics
+
+torch.set_num_threads(1)
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -18,6 +23,43 @@ def test_this_machine_renders_and_encodes(capsys: pytest.CaptureFixture[str]) ->
     assert "rendered a frame with" in out
     assert "H.264" in out
     assert out.rstrip().endswith("ready")
+
+
+def only_numerics(monkeypatch: pytest.MonkeyPatch) -> None:
+    for section in ("machine_checks", "rendering_checks", "optional_checks"):
+        monkeypatch.setattr(doctor, section, lambda: iter(()))
+
+
+def test_numerics_of_both_heads_are_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_numerics(monkeypatch)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for head in ("flow", "token"):
+        for check in ("ratio before the first update", "mask", "dropout off", "score averages to zero"):
+            assert f"ok  {head} head: {check}" in out
+
+
+def test_numerics_of_a_given_policy_are_checked(
+    tiny_policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_numerics(monkeypatch)
+    assert cli.main(["doctor", "--policy", str(tiny_policy)]) == 0
+    assert "tiny: float32 log-probabilities" in capsys.readouterr().out
+    assert cli.main(["doctor", "--policy", "nowhere"]) == 1
+    assert "no policy 'nowhere'" in capsys.readouterr().err
+
+
+def test_wrong_numerics_are_not_ready(
+    tiny_policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_numerics(monkeypatch)
+    monkeypatch.setattr(numerics, "_TOLERANCE", -1.0)  # nothing is exact enough
+    assert cli.main(["doctor", "--policy", str(tiny_policy)]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG  tiny: ratio before the first update" in out
+    assert "wrong, tiny: ratio before the first update: do not train with it" in out
 
 
 def test_missing_renderer_is_named_with_what_to_install(

@@ -13,7 +13,7 @@ from regrip.launch.metrics import MetricsWriter, read_metrics
 def fill(run: Path, first: int, last: int, resume_at: int = 0, mark: float = 0.0) -> None:
     with MetricsWriter(run, resume_at) as metrics:
         for iteration in range(first, last + 1):
-            metrics.write(iteration, {"train_successes": iteration, "mark": mark})
+            metrics.write(iteration, {"train/successes": iteration, "mark": mark})
 
 
 def test_lines_read_back(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_finished_run(run: RunDirectory) -> None:
     assert f"{100 * before.value:.1f} %" in text
     assert f"succeeds from {after.successes} of {after.trials} start states it never trained on" in text
     assert f"it succeeded from {before.successes} of {before.trials}" in text
-    assert "13 min of practice (11,520 episodes)" in text
+    assert "14 min of practice (11,520 episodes)" in text
     assert "3 simulator workers were lost (1 hung, 1 died, 1 memory)" in text
     assert "git checkout 1f2e3d4c5b6a regrip train demo --seed 0" in text
     for task in ("lift red", "press yellow"):
