@@ -13,16 +13,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .config import parse_options
 
-Verdict = Literal["ok", "missing", "optional"]
+Verdict = Literal["ok", "missing", "wrong", "optional"]
 
 # One frame of one red box, in a process of its own: a renderer that is not there may abort the process.
 _RENDER_ONE_FRAME = """
@@ -43,6 +45,12 @@ assert frame[..., 0].max() > 60, "the frame is empty"
 _RENDER_TIMEOUT_S = 120.0
 _DEBIAN_EGL = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri"
 _DEBIAN_OSMESA = "apt-get install libosmesa6"
+_MARKS: dict[Verdict, str] = {
+    "ok": "[green]ok[/]",
+    "missing": "[red]MISSING[/]",
+    "wrong": "[red]WRONG[/]",
+    "optional": "[yellow]-[/]",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class Finding:
 
     Attributes:
         name: of the thing.
-        verdict: ``ok``; ``missing`` if regrip cannot work well without it; ``optional`` if only some uses
-            need it.
+        verdict: ``ok``; ``missing`` if regrip cannot work well without it; ``wrong`` if it is there but may
+            not be trusted; ``optional`` if only some uses need it.
         detail: what was seen.
         advice: what to do, if it is not ok.
     """
@@ -69,9 +77,12 @@ class Options:
 
     Attributes:
         numerics: also check the arithmetic of policy and learner (some seconds).
+        policy: check that of this policy folder, or policy that ships with regrip, instead of small policies
+            of random weights.
     """
 
     numerics: bool = True
+    policy: str | None = None
 
 
 def main(args: Sequence[str]) -> int:
@@ -88,23 +99,22 @@ def main(args: Sequence[str]) -> int:
         ("video, GPU, robots", optional_checks),
     ]
     if options.numerics:
-        sections.append(("numerics", numerics_checks))
+        sections.append(("numerics", partial(numerics_checks, options.policy)))
     for title, check in sections:
         table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
         for finding in check():
             findings.append(finding)
-            mark = {"ok": "[green]ok[/]", "missing": "[red]MISSING[/]", "optional": "[yellow]-[/]"}
-            table.add_row(mark[finding.verdict], finding.name, finding.detail)
+            table.add_row(_MARKS[finding.verdict], finding.name, escape(finding.detail))
         if table.rows:
             console.print(table)
             console.print()
     todo = [finding for finding in findings if finding.advice and finding.verdict != "ok"]
     for finding in sorted(todo, key=lambda finding: finding.verdict):
-        need = "needed" if finding.verdict == "missing" else "optional"
+        need = {"missing": "needed", "wrong": "wrong"}.get(finding.verdict, "optional")
         console.print(f"{need}, {finding.name}: {finding.advice}", highlight=False, markup=False)
-    missing = [finding.name for finding in findings if finding.verdict == "missing"]
-    print(f"not ready: {', '.join(missing)}" if missing else "ready")
-    return 1 if missing else 0
+    bad = [finding.name for finding in findings if finding.verdict in ("missing", "wrong")]
+    print(f"not ready: {', '.join(bad)}" if bad else "ready")
+    return 1 if bad else 0
 
 
 def machine_checks() -> Iterator[Finding]:
@@ -191,9 +201,33 @@ def optional_checks() -> Iterator[Finding]:
     yield _ros1()
 
 
-def numerics_checks() -> Iterator[Finding]:
-    """Check the arithmetic of policy and learner on a small policy of random weights."""
-    yield from ()
+def numerics_checks(name: str | None = None) -> Iterator[Finding]:
+    """Check the arithmetic of policy and learner, by default on small policies of random weights.
+
+    Args:
+        name: a policy folder, or a policy that ships with regrip.
+
+    Raises:
+        CheckpointError: if there is no such policy.
+    """
+    import torch
+
+    from ..vla.numerics import self_check, tiny_policy
+    from .policies import open_policy
+
+    if name is None:
+        torch.set_num_threads(1)  # these are so small that threads would only wait for each other
+        policies = {"flow head": tiny_policy("flow"), "token head": tiny_policy("tokens")}
+    else:
+        policies = {Path(name).name: open_policy(name)[0]}
+    for label, policy in policies.items():
+        for check in self_check(policy):
+            yield Finding(
+                f"{label}: {check.name}",
+                "ok" if check.passed else "wrong",
+                check.detail,
+                "do not train with it; install the versions in constraints.txt, then ask again",
+            )
 
 
 def _render(backend: str) -> tuple[bool, str]:

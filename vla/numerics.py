@@ -150,7 +150,7 @@ def ratio_at_init(policy: Pi0Policy, batch: DecisionBatch) -> Check:
     return Check(
         "ratio before the first update",
         worst <= _TOLERANCE,
-        f"largest |log ratio| {worst:.1e} nats over {int(batch.valid.sum())} executed steps, "
+        f"largest |log ratio| {worst:.0e} nats over {int(batch.valid.sum())} executed steps, "
         f"allowed {_TOLERANCE:g}",
     )
 
@@ -165,7 +165,7 @@ def log_prob_gap(policy: Pi0Policy, batch: DecisionBatch) -> Check:
     return Check(
         "gap of acting to training",
         worst <= _TOLERANCE,
-        f"in other mini-batches {mean:.1e} nats on average, {worst:.1e} at most, allowed {_TOLERANCE:g}",
+        f"in other mini-batches {mean:.0e} nats on average, {worst:.0e} at most, allowed {_TOLERANCE:g}",
     )
 
 
@@ -190,8 +190,8 @@ def mask_coverage(policy: Pi0Policy, batch: DecisionBatch) -> Check:
         reached = log_prob.grad != 0
     policy.zero_grad(set_to_none=True)
     exact, blind = bool(torch.equal(reached, batch.valid)), losses[0] == losses[1]
-    words = f"the loss reads {int(reached.sum())} control steps, {int(batch.valid.sum())} were executed"
-    words += "; what was not executed changes nothing" if blind else "; steps not executed change the loss"
+    words = f"the loss reads {int(reached.sum())} steps, {int(batch.valid.sum())} were executed; "
+    words += "the rest changes nothing" if blind else "the rest changes the loss"
     return Check("mask", exact and blind, words)
 
 
