@@ -132,9 +132,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 10_0
     return PairedDifference(
         num_pairs=len(a),
         difference=float((b - a).mean()),
-        interval=paired_interval(only_first, only_second, len(a))
-        if binary
-        else bootstrap_mean(b - a, resamples),
+        interval=interval,
         only_first=only_first,
         only_second=only_second,
         p_value=mcnemar(only_first, only_second) if binary else math.nan,

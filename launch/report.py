@@ -130,7 +130,9 @@ def _environment() -> jinja2.Environment:
 
 
 def duration(seconds: float) -> str:
-    """``48 s``, ``14 min``, ``2 h 05 min``."""
+    """``4.2 s``, ``48 s``, ``14 min``, ``2 h 05 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

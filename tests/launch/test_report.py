@@ -138,4 +138,10 @@ def test_configuration_on_the_page_is_a_preset(tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0.4, 89, 90, 840, 7500)] == ["0 s", "89 s", "2 min", "14 min", "2 h 05 min"]
+    assert [duration(s) for s in (0.4, 89, 90, 840, 7500)] == [
+        "0.4 s",
+        "89 s",
+        "2 min",
+        "14 min",
+        "2 h 05 min",
+    ]
