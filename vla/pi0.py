@@ -81,7 +81,8 @@ class Settings:
         head: ``flow`` (pi-zero's own) or ``tokens`` (OpenVLA-style bins, decoded in parallel).
         stem: ``patch`` (SigLIP's linear patches, as published) or ``keypoint`` (see `KeypointStem`).
         denoise_steps: Euler steps of the flow; few are enough and every one costs a pass of the expert.
-        noise_level: a of the stochastic step; 0.5 in pi-RL, too little is unstable.
+        noise_level: a of the stochastic step; 0.5 in pi-RL, too little is unstable. At 0 the policy samples
+            with the flow's own initial noise alone, and its samples have no log-probability.
         stochastic_step: which denoising step is the stochastic one: ``random`` as in pi-RL, or ``last``.
         bins: of the token head, over the 1 % to 99 % range of each action dimension.
         temperature: of the token head when it samples; the training pass divides by the same number.
@@ -411,8 +412,11 @@ class Pi0Policy(nn.Module):
     ) -> ActionSample:
         shape = (self.chunk_size, int(self.config.max_action_dim))
         steps, dims = self.settings.denoise_steps, self.spec.action_dim
-        if draw is None:
+        if draw is None or self.settings.noise_level == 0:  # the ODE, from the mean or from its own noise
             start = torch.zeros(len(state), *shape, device=self.device)
+            if draw is not None:
+                noises = [g.standard_normal(shape, dtype=np.float32) for g in draw]
+                start = torch.from_numpy(np.stack(noises)).to(self.device)
             x, *_ = flow.sample(self._velocity(state, prefix), start, steps, 0.0, None, None)
             return ActionSample(self._physical(x), np.zeros((len(state), self.chunk_size), np.float32))
         numbers = np.stack([g.standard_normal((2, *shape), dtype=np.float32) for g in draw])
@@ -491,6 +495,7 @@ class Pi0Policy(nn.Module):
         batch: DecisionBatch,
         generator: torch.Generator,
         draws: int = 4,
+        weight: Tensor | None = None,
         auxiliary: Callable[[Prefix, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Flow-matching loss (arXiv 2410.24164, section IV) or cross-entropy, mean over executed steps.
@@ -500,11 +505,14 @@ class Pi0Policy(nn.Module):
             generator: draws noise and flow times, on the CPU so that devices agree.
             draws: noises and times for each decision, which share one pass of the VLM: the flow-matching loss
                 is noisy, and the expert is the cheap part.
+            weight: float32 (N,), how much each decision counts; None counts all alike.
             auxiliary: a further loss of prefix and privileged state, see `auxiliary.Auxiliary`.
         """
         prefix = self.prefix(batch.pixels, batch.instruction)
         state, action = self._state(batch.state), batch.action.to(self.device)
         valid = batch.valid.to(self.device).float()
+        if weight is not None:
+            valid = valid * weight.to(self.device)[:, None]
         if self.settings.head == "tokens":
             low, high = self.action_q01, self.action_q99
             scaled = (action - low) / (high - low).clamp_min(1e-6)  # type: ignore[operator]
