@@ -73,7 +73,7 @@ class TabletopEnv:
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         self._suite = load(suite)
-        self._paraphrase = paraphrase
+        self._paraphrase: Paraphrase = paraphrase
         self._mode = control_mode
         self._world = MujocoWorld(self._suite.scene, image_size)
         self._arm = ArmKinematics()

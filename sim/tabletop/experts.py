@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.starts import SPLITS, StartState
 from . import rotation
 from .control import ROTATION_MAX_RAD, TRANSLATION_MAX_M
 from .skills import Aim
 from .tasks import SUITES, Task, load
 from .world import World
+
+if TYPE_CHECKING:
+    from .env import TabletopEnv
 
 
 class Expert:
@@ -71,22 +76,19 @@ def perturbed(
 
 
 def main() -> None:
-    from ...datasets.starts import StartState
-    from .env import TabletopEnv
+    from .env import TabletopEnv  # which imports this module
 
     parser = argparse.ArgumentParser(description="Success rate and length of the scripted experts.")
     parser.add_argument("--suite", choices=SUITES, action="append", help="default: all")
     parser.add_argument("--task", help="only this task")
     parser.add_argument("--episodes", type=int, default=100, help="per task")
     parser.add_argument("--noise", type=float, default=0.0, help="action noise in action limits")
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--split", choices=SPLITS, default="train")
     arguments = parser.parse_args()
     for suite in arguments.suite or SUITES:
         env = TabletopEnv(suite, cameras=())
         began, total = time.process_time(), 0
-        for task in load(suite).tasks:
-            if arguments.task not in (None, task.name):
-                continue
+        for task in [load(suite).task(arguments.task)] if arguments.task else load(suite).tasks:
             failures, lengths = [], []
             for index in range(arguments.episodes):
                 start = StartState(f"{suite}/{task.name}", arguments.split, index)
@@ -106,12 +108,8 @@ def main() -> None:
         print(f"{suite}: {rate:.0f} environment steps per cpu-second, expert and resets included")
 
 
-def _play(env: object, start: object, noise: float) -> tuple[bool, int]:
-    from ...datasets.starts import StartState
-    from .env import TabletopEnv
-
-    assert isinstance(env, TabletopEnv)
-    assert isinstance(start, StartState)
+def _play(env: TabletopEnv, start: StartState, noise: float) -> tuple[bool, int]:
+    """Whether the expert succeeds, and in how many steps."""
     env.reset(start)
     expert = env.expert()
     generator = start.generator("expert noise")

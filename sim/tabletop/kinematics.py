@@ -1,21 +1,24 @@
 """Forward kinematics and Jacobian of the arm alone, at any joints: the same for every simulator."""
 
+# pyright: reportAttributeAccessIssue=false
+# (mujoco is a compiled module without stubs)
+
 from __future__ import annotations
 
-import importlib.resources
 from functools import cache
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from .scenes import PANDA
+
 Array = NDArray[np.float64]
 
 
 @cache
 def _compile() -> mujoco.MjModel:
-    path = importlib.resources.files(__package__).joinpath("../assets/panda.xml")
-    return mujoco.MjModel.from_xml_string(path.read_text())
+    return mujoco.MjModel.from_xml_path(str(PANDA))
 
 
 class ArmKinematics:

@@ -1,5 +1,8 @@
 """MuJoCo behind the `World` view: one compiled scene, its state, and a renderer tuned for software GL."""
 
+# pyright: reportAttributeAccessIssue=false
+# (mujoco is a compiled module without stubs)
+
 from __future__ import annotations
 
 import os
@@ -161,10 +164,11 @@ class MujocoWorld:
 
     def render(self, camera: str) -> NDArray[np.uint8]:
         """(H,W,3) RGB."""
-        if self._renderer is None:
-            self._renderer = self._open_renderer()
-        self._renderer.update_scene(self.data, camera)
-        return np.array(self._renderer.render(), dtype=np.uint8)
+        renderer = self._renderer
+        if renderer is None:
+            renderer = self._renderer = self._open_renderer()
+        renderer.update_scene(self.data, camera)
+        return np.array(renderer.render(), dtype=np.uint8)
 
     def _open_renderer(self) -> mujoco.Renderer:
         key = (self.scene.mjcf, self._image_size)

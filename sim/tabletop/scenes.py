@@ -6,12 +6,14 @@ writes joint positions.
 
 from __future__ import annotations
 
-import importlib.resources
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import props
 from .props import Prop
+
+PANDA = Path(__file__).parent.parent / "assets" / "panda.xml"
 
 TIMESTEP_S = 0.005
 """5 ms: with stiff but heavily damped position loops and slow contacts (solref 10 ms = 2 steps) the experts
@@ -25,7 +27,7 @@ FINGER_MAX_M = 0.04
 
 NARROW_FRONT = 'pos="1.13 0 0.62" xyaxes="0 1 0 -0.636 0 0.772" fovy="34"'
 """The third-person camera for a workspace 40 cm wide."""
-WIDE_FRONT = 'pos="1.14 0 0.64" xyaxes="0 1 0 -0.65 0 0.76" fovy="41"'
+WIDE_FRONT = 'pos="1.14 0 0.64" xyaxes="0 1 0 -0.65 0 0.76" fovy="43"'
 """The same for 60 cm."""
 
 
@@ -56,8 +58,7 @@ class Scene:
 
     @property
     def mjcf(self) -> str:
-        assets = importlib.resources.files(__package__).joinpath("../assets")
-        panda = ElementTree.fromstring(assets.joinpath("panda.xml").read_text())
+        panda = ElementTree.fromstring(PANDA.read_text())
         base = ElementTree.fromstring(_BASE.replace("FRONT_CAMERA", self.front_camera))
         for tag in ("default", "actuator"):
             base.append(_child(panda, tag))

@@ -1,12 +1,16 @@
 """What every task of every suite promises."""
 
+import sys
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from regrip.datasets.starts import SPLITS, StartState, split_of_lattice
+from regrip.sim.tabletop import experts
 from regrip.sim.tabletop.env import TabletopEnv
+from regrip.sim.tabletop.experts import perturbed
 from regrip.sim.tabletop.tasks import SUITES, Task, load, sentences, task_names, vocabulary
 
 ALL_TASKS = [name for suite in SUITES for name in task_names(suite)]
@@ -98,6 +102,52 @@ def test_nothing_is_done_at_the_start_or_by_doing_nothing(envs: dict[str, Tablet
         for body, position in before.items():
             np.testing.assert_allclose(env.world.position(body), position, atol=3e-3, err_msg=body)
         np.testing.assert_allclose(env.world.position("tcp"), tcp, atol=2e-3)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_scene_keeps_to_what_other_simulators_read(suite: str) -> None:
+    tags = {element.tag for element in ElementTree.fromstring(load(suite).scene.mjcf).iter()}
+    assert not tags & {"tendon", "equality", "plugin", "mesh", "extension", "flex", "composite", "keyframe"}
+    kinds = {geom.get("type", "") for geom in ElementTree.fromstring(load(suite).scene.mjcf).iter("geom")}
+    assert kinds <= {"", "box", "capsule", "cylinder", "plane", "sphere"}
+
+
+def test_the_expert_begins_from_a_disturbed_arm(envs: dict[str, TabletopEnv]) -> None:
+    env, start = envs["demo"], StartState("demo/lift_red", "train", 0)
+    env.reset(start)
+    begin = env.world.position("tcp")
+    env.disturb(start.generator("disturb"), 0.15)
+    assert np.linalg.norm(env.world.position("tcp") - begin) > 0.02
+    expert = env.expert()
+    assert any(env.step(expert.act()).success for _ in range(env.max_steps))
+
+
+def test_the_expert_recovers_from_noise_and_labels_the_way_back(envs: dict[str, TabletopEnv]) -> None:
+    env, wins = envs["demo"], 0
+    for index in range(10):
+        start = StartState("demo/lift_green", "train", index)
+        env.reset(start)
+        expert, generator = env.expert(), start.generator("noise")
+        for _ in range(env.max_steps):
+            clean = expert.act()
+            assert (np.abs(clean) <= env.spec.action_high + 1e-6).all()
+            noisy = perturbed(clean, generator, 0.1)
+            assert noisy[6] == clean[6]
+            if env.step(noisy).success:
+                wins += 1
+                break
+    assert wins >= 9
+
+
+def test_the_table_of_experts_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experts", "--suite", "demo", "--episodes", "2"])
+    experts.main()
+    printed = capsys.readouterr().out
+    assert "demo/lift_red" in printed
+    assert "2/2" in printed
+    assert "environment steps per cpu-second" in printed
 
 
 @pytest.mark.slow

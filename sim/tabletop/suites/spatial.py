@@ -18,7 +18,7 @@ from ..world import World
 
 SCENE = spatial()
 _BOWL, _OTHER, _PLATE = "bowl", "other_bowl", "plate"
-_X, _Y = (0.37, 0.67), (-0.27, 0.27)
+_X, _Y = (0.37, 0.66), (-0.25, 0.25)
 _CENTRE = (0.52, 0.0)
 _BESIDE_M = (0.018, 0.03)
 _APART_M = 0.12
