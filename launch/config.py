@@ -156,7 +156,7 @@ class _Reader:
             if type(option) is type(value) and option == value:
                 return option
         raise self.fail(
-            path, f"{value!r} is not possible{_did_you_mean(value, options)}; expected {_list(options)}"
+            path, f"{value!r} is not possible{_did_you_mean(value, options)} Expected {_list(options)}"
         )
 
     def sequence(self, items: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
@@ -197,7 +197,7 @@ def _list(options: Sequence[Any]) -> str:
 
 def _did_you_mean(value: Any, options: Sequence[Any]) -> str:
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def preset_names(command: str) -> dict[str, str]:
@@ -236,8 +236,8 @@ def load_preset(cls: type[C], name_or_path: str, command: str = "train") -> C:
         names = preset_names(command)
         if name_or_path not in names:
             raise ConfigError(
-                f"{command} has no preset {name_or_path!r}{_did_you_mean(name_or_path, list(names))}; "
-                f"presets: {', '.join(names) or 'none'}. A path to a .toml file works as well."
+                f"there is no preset {name_or_path!r}{_did_you_mean(name_or_path, list(names))} "
+                f"Presets of `regrip {command}`: {', '.join(names) or 'none'}. A path to a .toml file works as well."
             )
         file = PRESETS / command / f"{name_or_path}.toml"
         path, text = Path(f"presets/{command}/{name_or_path}.toml"), file.read_text()

@@ -37,9 +37,9 @@ def find_policy(name: str) -> Published:
     if path.exists():
         return open_published(path)
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise CheckpointError(
-        f"no policy {name!r}; {hint}Give a policy folder, a run directory, or one that ships with regrip "
+        f"no policy {name!r}{hint} Give a policy folder, a run directory, or one that ships with regrip "
         f"({', '.join(known) or 'none here'})."
     )
 

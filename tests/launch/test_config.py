@@ -103,7 +103,7 @@ def test_bad_preset_is_refused_by_name(tmp_path: Path, text: str, words: list[st
 def test_unknown_preset_names_the_file_or_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"cannot read the preset no/such\.toml"):
         load_preset(Run, "no/such.toml")
-    with pytest.raises(ConfigError, match="train has no preset 'dmeo'"):
+    with pytest.raises(ConfigError, match="there is no preset 'dmeo'; did you mean 'demo'"):
         load_preset(Run, "dmeo")
 
 
