@@ -237,7 +237,7 @@ def load_preset(cls: type[C], name_or_path: str, command: str = "train") -> C:
         if name_or_path not in names:
             raise ConfigError(
                 f"there is no preset {name_or_path!r}{_did_you_mean(name_or_path, list(names))} "
-                f"Presets of `regrip {command}`: {', '.join(names) or 'none'}. Or give the path of a .toml file."
+                f"Presets of `regrip {command}`: {', '.join(names) or 'none'}. Or give a .toml file."
             )
         file = PRESETS / command / f"{name_or_path}.toml"
         path, text = Path(f"presets/{command}/{name_or_path}.toml"), file.read_text()
