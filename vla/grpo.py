@@ -101,13 +101,15 @@ def update(
     weight = weight[batch.episode, batch.decision]  # (N,H)
     advantage = advantage[batch.episode]
 
+    prefix = policy.frozen_prefix(batch)
     steps: list[tuple[float, ...]] = []
     total = config.epochs * math.ceil(len(batch) / config.minibatch)
     for epoch in range(config.epochs):
         order = torch.from_numpy(counter_generator("grpo", *key, epoch).permutation(len(batch)))
         for rows in order.split(config.minibatch):
             part = batch.take(rows)
-            log_prob = policy.evaluate(part).log_prob
+            seen = policy.evaluate(part, prefix=prefix.take(rows) if prefix else None)
+            log_prob = seen.log_prob
             if not steps:
                 metrics["ratio_gap"] = assert_ratio_one(
                     log_prob.cpu(), part.log_prob, config.ratio_tolerance, part.valid

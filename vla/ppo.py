@@ -114,6 +114,7 @@ def update(
     weight = advantages.episode_weights(valid, config.weighting)[where]
 
     warming = iteration < config.warmup_iterations
+    prefix = policy.frozen_prefix(batch)
     steps: list[tuple[float, ...]] = []
     metrics = {"decisions": float(len(batch)), "warming_up": float(warming)}
     total = config.epochs * math.ceil(len(batch) / config.minibatch)
@@ -122,7 +123,9 @@ def update(
         order = torch.from_numpy(counter_generator("ppo", *key, epoch).permutation(len(batch)))
         for rows in order.split(config.minibatch):
             part = batch.take(rows)
-            seen = policy.evaluate(part, value_gradient=0.0 if warming else config.value_gradient)
+            seen = policy.evaluate(
+                part, 0.0 if warming else config.value_gradient, prefix.take(rows) if prefix else None
+            )
             device = seen.log_prob.device
             if not steps:
                 metrics["ratio_gap"] = assert_ratio_one(
