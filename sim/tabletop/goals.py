@@ -18,6 +18,7 @@ Memory = list[Any]
 
 FINGERS = ("left_finger", "right_finger")
 _REACH_M = 0.07
+_POINTS_DOWN = math.cos(math.pi / 4)
 STILL_M_S = 0.03
 _CARRIED_M = 0.015
 _TABLE_X = (-0.15, 0.95)
@@ -47,7 +48,7 @@ def held(world: World, body: str) -> bool:
     if not all(world.touching(finger, body) for finger in FINGERS):
         return False
     apart = math.dist(world.position("tcp"), world.position(body))
-    return apart < _REACH_M and rotation.upright(world.quaternion("tcp")) < -math.cos(math.pi / 4)
+    return apart < _REACH_M and rotation.upright(world.quaternion("tcp")) < -_POINTS_DOWN
 
 
 def touched(world: World, body: str) -> bool:
@@ -97,7 +98,7 @@ class Pushed:
     """
 
     body: str
-    distance_m: float = 0.08
+    distance_m: float = 0.10
     sideways_m: float = 0.05
     lift_m: float = 0.02
 
@@ -119,7 +120,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Pressed:
-    """The button's cap is down by `depth_m` and the gripper is what touches it."""
+    """The cap is down by `depth_m`, and the finger tips of a gripper that points down hold it there."""
 
     button: str
     depth_m: float = 0.010
@@ -128,7 +129,11 @@ class Pressed:
         return []
 
     def holds(self, world: World, memory: Memory) -> bool:
-        return world.joint(f"{self.button}/press") <= -self.depth_m and touched(world, f"{self.button}/cap")
+        return (
+            world.joint(f"{self.button}/press") <= -self.depth_m
+            and rotation.upright(world.quaternion("tcp")) < -_POINTS_DOWN
+            and any(world.touching(finger, f"{self.button}/cap") for finger in FINGERS)
+        )
 
 
 @dataclass(frozen=True)

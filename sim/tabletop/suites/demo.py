@@ -73,7 +73,7 @@ def _push(colour: str) -> Task:
         heldout_phrases=(f"move the {colour} cube forward by pushing it", f"slide the {colour} block away"),
         target=body,
         arrange=_arrange(body, push=True),
-        goal=Steady(Pushed(body), 2),
+        goal=Steady(Pushed(body), 3),
         script=lambda: push_away(body, TRAVEL_Z_M, start_gap_m=0.065),
         max_steps=60,
     )
@@ -88,7 +88,7 @@ def _press(colour: str) -> Task:
         heldout_phrases=(f"push the {colour} button down", f"click the {colour} button"),
         target=button,
         arrange=_arrange(button),
-        goal=Steady(Pressed(button), 2),
+        goal=Steady(Pressed(button), 4),
         script=lambda: press(button),
         max_steps=60,
     )
