@@ -168,8 +168,8 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
         Progress("post-training") as bar,
         AskedToStop() as stop,
     ):
+        clock = Clock()
         while run.iteration < config.iterations and not stop:
-            clock = Clock()
             rollouts, reward, row = gather(config, run, pool)
             clock.lap("collect")
             row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
@@ -178,17 +178,14 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 row |= choose_checkpoint(config, run, pool, folder)
                 clock.lap("evaluate")
+            # Logged before it is saved: a resumed run drops lines without a checkpoint and writes them anew,
+            # but could not make up for one that is missing. So the time to save is in the next line.
+            row |= note_incidents(run.iteration, pool, folder)
+            row |= totals(run, clock.take())
+            metrics.write(run.iteration, row)
             save_checkpoint(folder.checkpoints, run.iteration, run.tensors(), run.meta())
             clock.lap("save")
-            for incident in pool.incidents:
-                folder.add_incident(run.iteration, dataclasses.asdict(incident))
-                row[f"incidents/{incident.kind}"] = row.get(f"incidents/{incident.kind}", 0) + 1
-            pool.incidents.clear()
-            run.elapsed_s += sum(clock.seconds.values())
-            row |= {"episodes": run.episodes, "env_steps": run.env_steps, "elapsed_s": run.elapsed_s}
-            row |= clock.seconds
-            metrics.write(run.iteration, row)
-            bar.update(run.iteration, config.iterations, note(row))
+            bar.update(run.iteration, config.iterations, progress_note(row))
         return not stop
 
 
@@ -200,13 +197,14 @@ def gather(
     parts: list[Rollouts] = []
     signals: list[RewardSignal] = []
     ledger = GroupLedger()
+    row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0}
     played = 0
     missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
     for attempt in range(attempts + 1):
         starts = run.sampler.draw(run.iteration, attempt, missing)
         refuse_test(starts, "regrip train")
         every = [start for start in starts for _ in range(config.group_size)]
-        groups = [played + row // config.group_size for row in range(len(every))]
+        groups = [played + index // config.group_size for index in range(len(every))]
         rollouts, _ = collect(
             pool, run.policy, every, groups,
             run_key=("train", config.seed, run.iteration, attempt),
@@ -215,10 +213,12 @@ def gather(
         played += len(rollouts)
         run.episodes += len(rollouts)
         run.env_steps += int(rollouts.num_steps.sum())
+        row["train/successes"] += float(rollouts.success.sum())
+        row["train/episodes"] += len(rollouts)
         run.sampler.update(rollouts.start, rollouts.success)
         reward = run.reward(rollouts)
-        if config.algorithm == "ppo":  # the critic is the baseline: every episode teaches
-            return rollouts, reward, {"episodes/wasted": 0}
+        if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
+            return rollouts, reward, row
         returns = torch.from_numpy(reward.value.sum((1, 2)))
         live = advantages.grpo(returns, torch.from_numpy(rollouts.group))[1].numpy()
         rows, missing = choose(live, rollouts.group, missing)
@@ -228,24 +228,22 @@ def gather(
         if not missing:
             break
     total = ledger.total()
-    tasks = environments.task_names(config.env)
-    return (
-        concatenate(parts),
-        concatenate_signals(signals),
-        {
-            "episodes/wasted": total.wasted_episodes,
-            "groups/played": total.groups,
-            "groups/used": config.groups - missing,
-            "groups/all_won": total.solved,
-            "groups/all_failed": total.failed,
-            "groups/tied": total.tied,
-            "tasks/starved": len(ledger.starved(tasks)),
-        },
-    )
+    row |= {
+        "episodes/wasted": total.wasted_episodes,
+        "groups/played": total.groups,
+        "groups/used": config.groups - missing,
+        "groups/all_won": total.solved,
+        "groups/all_failed": total.failed,
+        "groups/tied": total.tied,
+        "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
+    }
+    return concatenate(parts), concatenate_signals(signals), row
 
 
 def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     """Improve the policy from scored episodes."""
+    if not len(rollouts):  # no group of this iteration had a difference to learn from
+        return {}
     torch.set_num_threads(config.threads)
     key = ("learn", config.seed, run.iteration)
     if config.algorithm == "ppo":
@@ -283,12 +281,12 @@ def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
 
 
 def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
-    """What the episodes were like, in numbers; the reward's own terms by name."""
+    """What the learner is given, in numbers; the reward's own terms by name."""
+    if not len(rollouts):
+        return {}
     shaped, won = reward.value.sum((1, 2)), rollouts.success
     ranking = auc(shaped, won, [start.task for start in rollouts.start])
     found = {
-        "train/successes": float(won.sum()),
-        "train/episodes": float(len(won)),
         "train/steps": float(rollouts.num_steps.mean()),
         "reward/successes": float(shaped[won].mean()) if won.any() else math.nan,
         "reward/failures": float(shaped[~won].mean()) if not won.all() else math.nan,
@@ -301,8 +299,24 @@ def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     return found
 
 
-def note(row: Mapping[str, float]) -> str:
-    """What the progress bar says."""
+def note_incidents(iteration: int, pool: WorkerPool, folder: RunDirectory) -> dict[str, float]:
+    """Write down the workers that were lost since the last call; returns how many of each kind."""
+    counts: dict[str, float] = {}
+    for incident in pool.incidents:
+        folder.add_incident(iteration, dataclasses.asdict(incident))
+        counts[f"incidents/{incident.kind}"] = counts.get(f"incidents/{incident.kind}", 0) + 1
+    pool.incidents.clear()
+    return counts
+
+
+def totals(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
+    """What was spent since the run began, and the seconds of each part of this iteration."""
+    run.elapsed_s += sum(seconds.values())
+    counts = {"episodes": run.episodes, "env_steps": run.env_steps, "elapsed_s": run.elapsed_s}
+    return counts | {f"seconds/{part}": value for part, value in seconds.items()}
+
+
+def progress_note(row: Mapping[str, float]) -> str:
     text = f"success {row['train/successes'] / row['train/episodes']:.0%}"
     if "select/episodes" in row:
         text += f", select {Rate(int(row['select/successes']), int(row['select/episodes']))}"
@@ -328,13 +342,18 @@ class Clock:
     """Seconds spent in each part of an iteration."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.seconds[f"seconds/{name}"] = now - self._last
+        self._seconds[name] = now - self._last
         self._last = now
+
+    def take(self) -> dict[str, float]:
+        """The laps since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
 
 class AskedToStop:
@@ -414,10 +433,12 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
     with environments.open_pool(config.env, run.policy.chunk_size) as pool:
         if not folder.eval_before.exists():
             measure_and_film(config, config.policy, pool, folder, "before")
+            note_incidents(0, pool, folder)
         if not train(config, run, pool, folder):
             return False
         if not folder.eval_after.exists():
             measure_and_film(config, str(folder.policy), pool, folder, "after")
+            note_incidents(run.iteration, pool, folder)
     page = write_report(folder)
     print(f"report: {page}")
     return True
