@@ -31,7 +31,7 @@ from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.vision import VisionTower
 from . import environments
-from .checkpoint import load_latest, open_published, publish, save_checkpoint
+from .checkpoint import Published, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .environments import EnvConfig
 from .evaluate import eval_starts, evaluate, measure
@@ -415,10 +415,18 @@ def main(args: Sequence[str]) -> int:
         folder = RunDirectory(options.out) if options.out else next_run(Path(preset).stem)
     with folder.claim():
         if options.resume is None:
+            if folder.config.exists():
+                raise ValueError(
+                    f"{folder.path} holds a run already: go on with it by --resume {folder.path}, or choose "
+                    "another --out"
+                )
             save_config(folder.config, config, {"command": command_line(), "code": code_version()})
-        finished = post_train(config, folder)
+        try:
+            finished = post_train(config, folder)
+        except KeyboardInterrupt:  # outside the training loop, or for the second time
+            finished = False
     if not finished:
-        print(f"stopped and saved; go on with: regrip train --resume {folder.path}")
+        print(f"stopped; what is done is saved, go on with: regrip train --resume {folder.path}")
         return 130
     return 0
 
@@ -444,10 +452,15 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
     return True
 
 
+def open_as_practised(config: TrainConfig, name: str) -> tuple[Pi0Policy, Published]:
+    """A policy with the noise it has while practising, so that sampled numbers can be compared."""
+    changes = {} if config.noise_level is None else {"noise_level": config.noise_level}
+    return open_policy(name, config.device, **changes)
+
+
 def begin(config: TrainConfig) -> Run:
     """A run at its first iteration."""
-    changes = {} if config.noise_level is None else {"noise_level": config.noise_level}
-    policy, published = open_policy(config.policy, config.device, **changes)
+    policy, published = open_as_practised(config, config.policy)
     environments.contract(config.env).require_match(
         policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
     )
@@ -475,7 +488,7 @@ def measure_and_film(
 ) -> None:
     """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
     torch.set_num_threads(1)
-    policy, published = open_policy(policy_name, config.device)
+    policy, published = open_as_practised(config, policy_name)
     starts = eval_starts(environments.task_names(config.env), "test", config.test_episodes)
     began = time.monotonic()
     played = {}
@@ -483,7 +496,8 @@ def measure_and_film(
         with Progress(f"test {when}, {mode}") as bar:
             played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
         print(f"{when}, {mode}: {played[mode].outcomes.rate}", flush=True)
-    record(config.env, played["greedy"], folder.videos / when, config.videos)
+    if config.videos:
+        record(config.env, played["greedy"], folder.videos / when, config.videos)
     measurement = measure(
         config.env, open_published(published.path), policy.spec, played,
         policy_name=policy_name, seconds=time.monotonic() - began,
