@@ -48,10 +48,36 @@ def sde_moments(
     return mean, torch.sqrt(sigma2 * delta)
 
 
-def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-density of each element of `x` under independent normals, in float32."""
+def chunk_factor(chunk_size: int, correlation: float) -> Tensor:
+    """Lower Cholesky factor (H,H) of the noise's correlation over the steps of a chunk.
+
+    Any two steps correlate alike. Correlated noise shifts a whole chunk to one side, as an error of
+    perception does, where independent noises mostly cancel.
+
+    Raises:
+        ValueError: if the correlation is not in [0, 1).
+    """
+    if not 0.0 <= correlation < 1.0:
+        raise ValueError(f"noise correlation {correlation} must be in [0, 1)")
+    matrix = torch.full((chunk_size, chunk_size), correlation, dtype=torch.float64)
+    matrix.fill_diagonal_(1.0)
+    factor: Tensor = torch.linalg.cholesky(matrix)
+    return factor.float()
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Log-density of `x` (N,H,A) under a normal, element by element, in float32.
+
+    With `factor` (`chunk_factor`) the steps are correlated, and the number of a step is its density given the
+    steps before it: the sum over the first k steps is exactly the log-density of those k, so that a chunk cut
+    short has an exact log-probability too.
+    """
     z = (x.float() - mean.float()) / std.float()
-    return -0.5 * z * z - torch.log(std.float()) - 0.5 * math.log(2.0 * math.pi)
+    log_scale = torch.log(std.float())
+    if factor is not None:
+        z = torch.linalg.solve_triangular(factor, z, upper=False)
+        log_scale = log_scale + torch.log(factor.diagonal())[:, None]
+    return -0.5 * z * z - log_scale - 0.5 * math.log(2.0 * math.pi)
 
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x (N,H,A), time (N,)) -> velocity (N,H,A)
@@ -64,6 +90,7 @@ def sample(
     noise_level: float,
     stochastic_step: Tensor | None,
     noise: Tensor | None,
+    factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Denoise `start` in `num_steps` steps, one of them stochastic in each row.
 
@@ -74,6 +101,7 @@ def sample(
         noise_level: see `sde_moments`.
         stochastic_step: int64 (N,), which step is stochastic in each row; None for the plain ODE.
         noise: float32 (N,H,A) standard normal for that step.
+        factor: float32 (H,H), see `chunk_factor`; None leaves the steps independent.
 
     Returns:
         the action (N,H,A); the latents before and after the stochastic step (N,H,A); and its elementwise
@@ -87,18 +115,24 @@ def sample(
         following = x - delta * v
         if stochastic_step is not None and noise is not None:
             mean, std = sde_moments(x, v, time, delta, noise_level)
-            jumped = mean + std * noise
+            jumped = mean + std * (noise if factor is None else factor @ noise)
             here = (stochastic_step == step)[:, None, None]
             following = torch.where(here, jumped, following)
             before = torch.where(here, x, before)
             after = torch.where(here, jumped, after)
-            log_prob = torch.where(here, gaussian_log_prob(jumped, mean, std), log_prob)
+            log_prob = torch.where(here, gaussian_log_prob(jumped, mean, std, factor), log_prob)
         x = following
     return x, before, after, log_prob
 
 
 def step_log_prob(
-    velocity: Velocity, before: Tensor, after: Tensor, step: Tensor, num_steps: int, noise_level: float
+    velocity: Velocity,
+    before: Tensor,
+    after: Tensor,
+    step: Tensor,
+    num_steps: int,
+    noise_level: float,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """Recompute the elementwise log-density of a recorded stochastic step: (N,H,A), with gradient.
 
@@ -109,8 +143,9 @@ def step_log_prob(
         step: int64 (N,), which step it was.
         num_steps: of the sampling that recorded it.
         noise_level: of the sampling that recorded it.
+        factor: of the sampling that recorded it.
     """
     delta = 1.0 / num_steps
     time = 1.0 - step.to(before.dtype) * delta
     mean, std = sde_moments(before, velocity(before, time), time, delta, noise_level)
-    return gaussian_log_prob(after, mean, std)
+    return gaussian_log_prob(after, mean, std, factor)

@@ -83,6 +83,9 @@ class Settings:
         denoise_steps: Euler steps of the flow; few are enough and every one costs a pass of the expert.
         noise_level: a of the stochastic step; 0.5 in pi-RL, too little is unstable. At 0 the policy samples
             with the flow's own initial noise alone, and its samples have no log-probability.
+        noise_correlation: of that step's noise over the steps of a chunk, see `flow.chunk_factor`.
+        initial_noise: scale of the flow's initial noise when the policy samples. At 1 it samples the flow; at
+            0 it starts where the greedy policy does, and the log-probability knows all that is random.
         stochastic_step: which denoising step is the stochastic one: ``random`` as in pi-RL, or ``last``.
         bins: of the token head, over the 1 % to 99 % range of each action dimension.
         temperature: of the token head when it samples; the training pass divides by the same number.
@@ -94,6 +97,8 @@ class Settings:
     stem: Literal["patch", "keypoint"] = "keypoint"
     denoise_steps: int = 2
     noise_level: float = 0.5
+    noise_correlation: float = 0.0
+    initial_noise: float = 1.0
     stochastic_step: Literal["random", "last"] = "last"
     bins: int = 64
     temperature: float = 1.0
@@ -266,6 +271,8 @@ class Pi0Policy(nn.Module):
         ValueError: if the spec does not fit the architecture.
     """
 
+    factor: Tensor | None
+
     def __init__(
         self,
         config: PI0Config,
@@ -309,6 +316,9 @@ class Pi0Policy(nn.Module):
             self.token_out = nn.Linear(width, spec.action_dim * settings.bins)
         for name in ("state_mean", "state_std", "action_mean", "action_std", "action_q01", "action_q99"):
             self.register_buffer(name, torch.tensor(getattr(normalizer, name)), persistent=False)
+        correlated = settings.noise_correlation > 0
+        factor = flow.chunk_factor(self.chunk_size, settings.noise_correlation) if correlated else None
+        self.register_buffer("factor", factor, persistent=False)
         self._prompts: dict[str, tuple[Tensor, Tensor]] = {}
         self.eval()  # dropout would make the ratio differ from one before the first update
 
@@ -439,7 +449,7 @@ class Pi0Policy(nn.Module):
             start = torch.zeros(len(state), *shape, device=self.device)
             if draw is not None:
                 noises = [g.standard_normal(shape, dtype=np.float32) for g in draw]
-                start = torch.from_numpy(np.stack(noises)).to(self.device)
+                start = torch.from_numpy(np.stack(noises)).to(self.device) * self.settings.initial_noise
             x, *_ = flow.sample(self._velocity(state, prefix), start, steps, 0.0, None, None)
             return ActionSample(self._physical(x), np.zeros((len(state), self.chunk_size), np.float32))
         numbers = np.stack([g.standard_normal((2, *shape), dtype=np.float32) for g in draw])
@@ -450,7 +460,13 @@ class Pi0Policy(nn.Module):
         start, noise = (torch.from_numpy(numbers[:, i]).to(self.device) for i in range(2))
         step = torch.from_numpy(chosen).to(self.device)
         x, before, after, log_prob = flow.sample(
-            self._velocity(state, prefix), start, steps, self.settings.noise_level, step, noise
+            self._velocity(state, prefix),
+            start * self.settings.initial_noise,
+            steps,
+            self.settings.noise_level,
+            step,
+            noise,
+            self.factor,
         )
         return ActionSample(
             self._physical(x),
@@ -526,6 +542,7 @@ class Pi0Policy(nn.Module):
                 latent["step"],
                 self.settings.denoise_steps,
                 self.settings.noise_level,
+                self.factor,
             )[..., : self.spec.action_dim].sum(-1)
         return Evaluation(log_prob, value, prefix.features)
 
