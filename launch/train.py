@@ -25,7 +25,7 @@ from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
 from ..sim.collect import collect
 from ..sim.pool import WorkerPool
-from ..vla import advantages, grpo, ppo
+from ..vla import advantages, awr, grpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
@@ -51,7 +51,9 @@ class TrainConfig:
     Attributes:
         policy: folder of the base policy; ``demo`` is the one that ships with regrip.
         env: where it practises.
-        algorithm: ``ppo`` (with the critic) or ``grpo`` (groups that share a start state).
+        algorithm: ``ppo`` (with the critic), ``grpo`` (groups that share a start state) or ``awr`` (imitate
+            one's own episodes by their advantage).
+        awr: settings of AWR.
         grpo: settings of GRPO.
         ppo: settings of PPO.
         reward: ``self_referential`` or ``binary``.
@@ -66,6 +68,8 @@ class TrainConfig:
         train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does
             with the published size.
         noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
+        noise_correlation: likewise, of that noise over the steps of a chunk.
+        initial_noise: likewise, scale of the flow's initial noise.
         evaluate_every: iterations between evaluations on the select split.
         select_episodes: greedy episodes for each task of such an evaluation.
         test_episodes: episodes for each task of the evaluations on the test split, before and after.
@@ -77,7 +81,8 @@ class TrainConfig:
 
     policy: str = "demo"
     env: EnvConfig = field(default_factory=EnvConfig)
-    algorithm: Literal["grpo", "ppo"] = "ppo"
+    algorithm: Literal["awr", "grpo", "ppo"] = "ppo"
+    awr: awr.AwrConfig = field(default_factory=awr.AwrConfig)
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
     reward: Literal["self_referential", "binary"] = "self_referential"
@@ -90,6 +95,8 @@ class TrainConfig:
     iterations: int = 20
     train_vlm: bool = True
     noise_level: float | None = None
+    noise_correlation: float | None = None
+    initial_noise: float | None = None
     evaluate_every: int = 5
     select_episodes: int = 12
     test_episodes: int = 30
@@ -249,6 +256,8 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
     if config.algorithm == "ppo":
         return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
     returns = reward.value.sum((1, 2))
+    if config.algorithm == "awr":
+        return awr.update(run.policy, run.optimizer, rollouts, returns, config.awr, key)
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
 
 
@@ -454,7 +463,8 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
 
 def open_as_practised(config: TrainConfig, name: str) -> tuple[Pi0Policy, Published]:
     """A policy with the noise it has while practising, so that sampled numbers can be compared."""
-    changes = {} if config.noise_level is None else {"noise_level": config.noise_level}
+    practice = {name: getattr(config, name) for name in ("noise_level", "noise_correlation", "initial_noise")}
+    changes = {name: value for name, value in practice.items() if value is not None}
     return open_policy(name, config.device, **changes)
 
 
@@ -475,6 +485,8 @@ def begin(config: TrainConfig) -> Run:
         reward = SelfReferential(encoders[config.encoder], config.self_referential, f"seed {config.seed}")
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
+    elif config.algorithm == "awr":
+        optimizer = awr.optimizer(policy, config.awr)
     else:
         optimizer = grpo.optimizer(policy, config.grpo)
     sampler = StartSampler(
