@@ -1,12 +1,13 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev clean
+.PHONY: help demo test check install install-dev metaworld clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
 	@echo "make test     run the whole test suite"
 	@echo "make check    format, lint, types, fast tests, the built wheel: before every commit"
 	@echo "make install  only make .venv"
+	@echo "make metaworld  an interpreter with Meta-World for the workers: .venv-metaworld"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -24,5 +25,12 @@ install:
 install-dev:
 	@scripts/install dev
 
+metaworld: .venv-metaworld/.installed
+
+.venv-metaworld/.installed: constraints-metaworld.txt
+	$(or $(PYTHON),python3) -m venv .venv-metaworld
+	.venv-metaworld/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-metaworld.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-metaworld build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,194 @@
+"""One of Meta-World's tasks in this process. The only module that imports the package.
+
+Building a task takes about a second and some tens of megabytes, so a worker builds each once and its
+environments take turns on it: who leaves takes the complete state along, who comes back puts it there again.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+from typing import Any, Protocol
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # pyright: ignore[reportMissingImports]
+from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
+
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+_MODEL_FIELDS = ("body_pos", "site_pos")  # what the package writes into its models
+
+
+class RenderError(RuntimeError):
+    """No OpenGL on this machine."""
+
+
+class Actor(Protocol):
+    """Who can be asked to leave a stage."""
+
+    def leave(self) -> None:
+        """Take your state along; someone else comes."""
+        ...
+
+
+class Stage:
+    """A task's simulator and who is on it.
+
+    Attributes:
+        env: the package's environment, with the goal in its observation (for the expert).
+        observation: float64 (39,), the package's last one.
+        actor: whose state it holds, or None.
+    """
+
+    def __init__(self, task: str) -> None:
+        self.env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        self.policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
+        self.observation: NDArray[np.float64] = np.zeros(0)
+        self.actor: Actor | None = None
+        self._renderers: dict[int, mujoco.Renderer] = {}
+        self.env._partially_observable = False
+        vars(self.env).pop("sawyer_observation_space", None)  # cached while the goal was hidden
+        self.env._set_task_called = True
+        self.env._freeze_rand_vec = True
+        # The first reset makes every attribute exist, and from what follows it each episode starts out.
+        self.env._last_rand_vec = self.reset_space[1].copy()
+        self.observation, _ = self.env.reset()
+        self._settle()
+        self._first = self.save()
+
+    @property
+    def reset_space(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest random vector of the package's resets."""
+        box = self.env._random_reset_space
+        return box.low, box.high
+
+    def enter(self, actor: Actor) -> None:
+        """Make the stage free for `actor`, who then resets or loads."""
+        if self.actor is not None and self.actor is not actor:
+            self.actor.leave()
+        self.actor = actor
+
+    def reset(self, layout: NDArray[np.float64]) -> None:
+        """Begin an episode; it depends on nothing that was played before."""
+        self.load(self._first)
+        self.env._last_rand_vec = layout.copy()
+        self.observation, _ = self.env.reset()
+        self._settle()
+
+    def step(self, action: NDArray[np.float32]) -> bool:
+        """One of the package's own steps (12.5 ms, action (4,) in [-1, 1]); True when it says success."""
+        self.observation, _, _, _, info = self.env.step(action)
+        return bool(info["success"])
+
+    def look(self) -> NDArray[np.float64]:
+        """(18,) hand (m), gripper opening in [0, 1], then the package's description of the objects."""
+        seen: NDArray[np.float64] = self.env._get_curr_obs_combined_no_goal()
+        return seen
+
+    def advice(self) -> NDArray[np.float32]:
+        """(4,) what the package's scripted policy would do now, in [-1, 1]."""
+        # It gets a copy because some of these policies write into their observation.
+        action: NDArray[np.float32] = self.policy.get_action(self.observation.copy())
+        return np.clip(action, -1.0, 1.0)
+
+    def render(self, camera: str, size: int) -> NDArray[np.uint8]:
+        """One frame (size,size,3), oriented as in the package's own renderings.
+
+        Raises:
+            RenderError: if there is no OpenGL.
+        """
+        renderer = self._renderers.get(size) or self._open_renderer(size)
+        renderer.update_scene(self.env.data, camera)
+        frame: NDArray[np.uint8] = renderer.render()
+        return frame
+
+    def _open_renderer(self, size: int) -> mujoco.Renderer:
+        """Tuned for software rendering, ten times the package's rate: no anti-aliasing, shadows, mirrors."""
+        model = self.env.model
+        model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.numslices, model.vis.quality.numstacks = 10, 6
+        try:
+            renderer = mujoco.Renderer(model, size, size)
+        # What is missing decides which of these PyOpenGL and mujoco raise.
+        except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
+            raise RenderError(
+                f"cannot open an off-screen OpenGL context: {error}\n"
+                f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r} (read when mujoco is first imported).\n"
+                "On Debian or Ubuntu: apt-get install --no-install-recommends libegl1 libgl1\n"
+                "Then `regrip doctor` checks it."
+            ) from error
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._renderers[size] = renderer
+        return renderer
+
+    def save(self) -> bytes:
+        """The complete state: physics, what resets write into the model, the package's own attributes."""
+        arrays = {f"model.{name}": getattr(self.env.model, name) for name in _MODEL_FIELDS}
+        arrays["physics"] = self._physics()
+        arrays["observation"] = self.observation
+        plain: dict[str, Any] = {}
+        for name, value in vars(self.env).items():
+            if value is None or isinstance(value, (bool, int, float)):
+                plain[name] = value
+            elif isinstance(value, np.generic) or (
+                isinstance(value, np.ndarray) and not _shows_simulator_memory(value)
+            ):
+                arrays[f"env.{name}"] = np.asarray(value)
+        packed = {name: _pack(array) for name, array in arrays.items()}
+        return json.dumps({"plain": plain, "arrays": packed}).encode()
+
+    def load(self, state: bytes) -> None:
+        """Go on from a `save` of the same task, in whichever process it was made, bit for bit."""
+        saved = json.loads(state)
+        arrays = {name: _unpack(packed) for name, packed in saved["arrays"].items()}
+        for name in _MODEL_FIELDS:
+            getattr(self.env.model, name)[:] = arrays.pop(f"model.{name}")
+        self._set_physics(arrays.pop("physics"))
+        self._settle()
+        self.observation = arrays.pop("observation")
+        for name, value in saved["plain"].items():
+            setattr(self.env, name, value)
+        for name, array in arrays.items():
+            setattr(self.env, name.removeprefix("env."), array if array.ndim else array[()])
+
+    def _physics(self) -> NDArray[np.float64]:
+        state = np.empty(mujoco.mj_stateSize(self.env.model, _PHYSICS), np.float64)
+        mujoco.mj_getState(self.env.model, self.env.data, state, _PHYSICS)
+        return state
+
+    def _set_physics(self, state: NDArray[np.float64]) -> None:
+        mujoco.mj_setState(self.env.model, self.env.data, state, _PHYSICS)
+
+    def _settle(self) -> None:
+        """Bring positions of bodies and sites up to date with the state, and leave the state as it is."""
+        state = self._physics()
+        mujoco.mj_forward(self.env.model, self.env.data)
+        self._set_physics(state)  # the solver's warm start has moved
+
+
+@functools.cache
+def stage_of(task: str) -> Stage:
+    """This process's stage of a task."""
+    return Stage(task)
+
+
+def _shows_simulator_memory(array: NDArray[Any]) -> bool:
+    """Some attributes are windows on the simulator's arrays: they follow the physics by themselves."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return not array.flags.owndata
+
+
+def _pack(array: NDArray[Any]) -> list[Any]:
+    return [array.dtype.str, array.shape, base64.b64encode(array.tobytes()).decode()]
+
+
+def _unpack(packed: list[Any]) -> NDArray[Any]:
+    dtype, shape, data = packed
+    return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
