@@ -7,14 +7,17 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim.pool import WorkerPool
 from ..sim.worker import resolve
 
-FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make"}
-CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks"}
+FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
+CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks", "metaworld": "regrip.sim.metaworld.tasks"}
+# Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
+INTERPRETERS = {"metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON")}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop"] = "tabletop"
+    name: Literal["tabletop", "metaworld"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
@@ -74,6 +77,24 @@ def sentences(config: EnvConfig) -> list[str]:
     return found
 
 
+def interpreter(config: EnvConfig) -> Path | None:
+    """The Python that runs the workers, None for this one.
+
+    Raises:
+        FileNotFoundError: if the simulator has one of its own, and it is not there.
+    """
+    if config.name not in INTERPRETERS:
+        return None
+    target, default, variable = INTERPRETERS[config.name]
+    python = Path(os.environ.get(variable, default)).absolute()
+    if not python.exists():
+        raise FileNotFoundError(
+            f"{config.name} runs in an interpreter of its own, and {python} is not there: type "
+            f"`make {target}` in the repository, or set {variable} to a Python that has it (docs/{target}.md)"
+        )
+    return python
+
+
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
     target, kwargs = factory(config)
@@ -94,6 +115,7 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Worke
         num_slots=config.slots,
         chunk_size=chunk_size,
         num_workers=config.workers or os.cpu_count() or 1,
+        python=interpreter(config),
         deadline_s=config.deadline_s,
         memory_limit_mb=config.memory_limit_mb or None,
     )
