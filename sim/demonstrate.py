@@ -16,7 +16,6 @@ from ..datasets.starts import StartState, counter_generator, refuse_test
 from .env import Env, EnvStep
 from .worker import resolve
 
-
 _EVERY, _FOR = 10, 2  # control steps: a disturbance begins, and lasts
 
 
@@ -115,8 +114,8 @@ class Demonstration:
         episode: its `action` is what was executed, now and then disturbed (or random).
         label: float32 (T,A), what the expert would have done at each step; never disturbed.
         privileged: float32 (T,P).
-        clean: bool (T,), true where the executed action was the label. What the expert did after a disturbance
-            cannot be foretold from a picture taken before it.
+        clean: bool (T,), true where the executed action was the label. What the expert did after a
+            disturbance cannot be foretold from a picture taken before it.
     """
 
     episode: Episode
@@ -142,8 +141,8 @@ def demonstrate(
         starts: of the train split.
         behaviour: ``expert``, or ``wander``: a random direction held for the whole episode.
         key: names this data set; all random numbers depend on it and on the start.
-        noise: standard deviation of a disturbance, as a share of each dimension's range: two steps of it, then
-            eight without, so that the expert is seen coming back from real displacements.
+        noise: standard deviation of a disturbance, as a share of each dimension's range: two steps of it,
+            then eight without, so that the expert is seen coming back from real displacements.
         wander_steps: length of a wandering episode.
         on_episode: progress callback.
 
