@@ -1,16 +1,7 @@
-"""The training command on the real tabletop with a tiny policy: it runs, refuses, and goes on where it was."""
+"""The training command on the real tabletop with a tiny policy: it runs, refuses, goes on where it was."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +10,9 @@ import torch
 
 from regrip.datasets.spec import SpecMismatchError
 from regrip.datasets.starts import SplitError, StartState
-from regrip.launch import cli, environments
-from regrip.launch.checkpoint import load, load_latest, open_published
+from regrip.launch import cli
+from regrip.launch.checkpoint import load_latest, open_published
 from regrip.launch.config import from_dict, load_config, save_config
-from regrip.launch.environments import EnvConfig
 from regrip.launch.measurement import load_measurement
 from regrip.launch.metrics import read_metrics
 from regrip.launch.run_directory import RunDirectory
@@ -31,7 +21,7 @@ from regrip.launch.train import TrainConfig, begin, gather, post_train
 torch.set_num_threads(1)
 
 TASKS = ("press_yellow", "push_red")
-# The self-referential reward of a policy that has never succeeded is 0 for all; a critic learns from that too.
+# The self-referential reward of a policy that has never succeeded is 0 for all; a critic learns from it too.
 SMALL: dict[str, Any] = {
     "env": {"image_size": 32, "tasks": list(TASKS), "workers": 1, "slots": 8},
     "groups": 4,
