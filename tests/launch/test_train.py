@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from regrip.datasets.spec import SpecMismatchError
 from regrip.datasets.starts import SplitError, StartState
 from regrip.launch import cli
-from regrip.launch.checkpoint import load_latest, open_published
+from regrip.launch.checkpoint import load, load_latest, open_published
 from regrip.launch.config import from_dict, load_config, save_config
 from regrip.launch.measurement import load_measurement
 from regrip.launch.metrics import read_metrics
@@ -20,6 +25,7 @@ from regrip.launch.train import TrainConfig, begin, gather, post_train
 
 torch.set_num_threads(1)
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TASKS = ("press_yellow", "push_red")
 # The self-referential reward of a policy that has never succeeded is 0 for all; a critic learns from it too.
 SMALL: dict[str, Any] = {
@@ -137,3 +143,88 @@ def test_checkpoint_of_another_control_mode_is_refused(tiny_policy: Path) -> Non
 def test_resuming_what_is_not_there_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--resume", str(tmp_path / "nothing")]) == 1
     assert "nothing/config.json" in capsys.readouterr().err
+
+
+# ---- kills, workers, Ctrl-C --------------------------------------------------------------------------------
+
+
+def benchmark(name: str, *args: str) -> str:
+    """Run a benchmark as its reader would; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *args], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def assert_same_bits(first: RunDirectory, second: RunDirectory) -> None:
+    a, b = load_latest(first.checkpoints), load_latest(second.checkpoints)
+    assert a is not None
+    assert b is not None
+    assert a.step == b.step
+    assert a.tensors.keys() == b.tensors.keys()
+    assert [name for name in a.tensors if not torch.equal(a.tensors[name], b.tensors[name])] == []
+    assert a.meta["sampler"] == b.meta["sampler"]
+
+
+def assert_it_learnt(run: RunDirectory) -> None:
+    """A comparison of two runs that did nothing would prove nothing."""
+    base = load_file(str(run.path.parent / "base" / "model.safetensors"))
+    saved = load_latest(run.checkpoints)
+    assert saved is not None
+    moved = sum(not torch.equal(value, saved.tensors[f"policy.{name}"]) for name, value in base.items())
+    assert moved > 0.5 * len(base)
+    assert sum(row["train/successes"] for row in read_metrics(run.path)) > 0
+
+
+@pytest.mark.slow
+def test_killed_four_times_and_resumed_the_weights_are_the_same_bits(tmp_path: Path) -> None:
+    """Issue 2, section 6.3, with 4 of the 20 kills of ``benchmarks/resume.py``."""
+    printed = benchmark("resume.py", "--quick", "--out", str(tmp_path))
+    assert "killed 4 times" in printed
+    whole, killed = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
+    shots = [line for line in (tmp_path / "killed.log").read_text().splitlines() if "shot" in line]
+    assert len(shots) == 4
+    assert_same_bits(whole, killed)
+    assert_it_learnt(whole)
+    assert any("reward.identity" in name for name in load(whole.checkpoints / "step-00000003").tensors)
+
+
+@pytest.mark.slow
+def test_neither_the_number_of_workers_nor_their_loss_changes_a_bit(tmp_path: Path) -> None:
+    """Issue 2, section 6.4, with 6 of the 50 incidents of ``benchmarks/workers.py``."""
+    benchmark("workers.py", "--quick", "--out", str(tmp_path))
+    runs = [RunDirectory(tmp_path / name) for name in ("workers-1", "workers-2", "workers-4", "trouble")]
+    for run in runs[1:]:
+        assert_same_bits(runs[0], run)
+    assert_it_learnt(runs[0])
+    incidents = runs[-1].read_incidents()
+    assert len(incidents) >= 6
+    assert {incident["kind"] for incident in incidents} == {"died", "hung", "memory"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(tiny_policy: Path, tmp_path: Path) -> None:
+    folder = RunDirectory(tmp_path / "run")
+    with folder.claim():
+        save_config(folder.config, small(tiny_policy, iterations=1000, evaluate_every=1000))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "regrip.launch.cli", "train", "--resume", str(folder.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not read_metrics(folder.path):  # one iteration is done, another under way
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        printed, _ = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert "finishing this iteration, then saving" in printed
+    assert f"go on with: regrip train --resume {folder.path}" in printed
+    saved, rows = load_latest(folder.checkpoints), read_metrics(folder.path)
+    assert saved is not None
+    assert saved.step == len(rows) == rows[-1]["iteration"] >= 1
+    assert not folder.eval_after.exists()
