@@ -40,7 +40,8 @@ class BaseConfig:
         policy: how the policy samples; `max_words` is set by the longest sentence of the suite.
         demonstrations: successful episodes for each task.
         action_noise: see `sim.demonstrate.demonstrate`.
-        scenes: wandering episodes of three frames for each task, for seeing alone.
+        astray: likewise.
+        scenes: wandering episodes of twelve frames for each task, for seeing alone.
         chunk_size: actions predicted, and executed, for each look.
         width: of the transformer.
         layers: of the VLM and of the action expert.
@@ -49,7 +50,7 @@ class BaseConfig:
         scene_share: share of a mini-batch that is scenes.
         learning_rate: peak, after a short warm-up, falling as a cosine.
         weight_decay: of AdamW.
-        seeing_steps: optimiser steps of the vision tower alone, before imitation, on its auxiliary loss.
+        seeing_steps: optimiser steps of the VLM alone, before imitation, on the auxiliary losses.
         auxiliary_weight: of the auxiliary losses during imitation.
         brightness: augmentation, each picture's brightness and contrast are scaled by up to this share.
         threads: of the learner.
@@ -60,7 +61,8 @@ class BaseConfig:
     policy: Settings = field(default_factory=Settings)
     demonstrations: int = 50
     action_noise: float = 0.1
-    scenes: int = 300
+    astray: float = 0.0
+    scenes: int = 100
     chunk_size: int = 5
     width: int = 128
     layers: int = 3
@@ -156,8 +158,10 @@ def record(config: BaseConfig) -> tuple[list[Demonstration], list[Demonstration]
                 for task in tasks
             ]
             demos = demonstrate(
-                pool, starts, behaviour="expert", key=key, noise=config.action_noise, on_episode=bar.update
-            )
+                pool, starts,
+                behaviour="expert", key=key, noise=config.action_noise, astray=config.astray,
+                on_episode=bar.update,
+            )  # fmt: skip
         with Progress("scenes") as bar:
             # Their own start states: 100,000 on, where no demonstration ever begins.
             starts = [
@@ -165,9 +169,7 @@ def record(config: BaseConfig) -> tuple[list[Demonstration], list[Demonstration]
                 for index in range(config.scenes)
                 for task in tasks
             ]
-            scenes = demonstrate(
-                pool, starts, behaviour="wander", key=key, wander_steps=3, on_episode=bar.update
-            )
+            scenes = demonstrate(pool, starts, behaviour="wander", key=key, on_episode=bar.update)
     return [demo for demo in demos if demo.episode.outcome.success], scenes
 
 
@@ -211,16 +213,17 @@ def frames(
 def see(
     policy: Pi0Policy, auxiliary: Auxiliary, pictures: DecisionBatch, config: BaseConfig
 ) -> list[list[float]]:
-    """Train the vision tower alone to read the scene off a picture; returns [step, mean loss] pairs."""
-    vlm = policy.pi0.model.vlm
+    """Train the VLM alone to read the scene, and the instructed object, off picture and sentence.
+
+    Returns:
+        [step, mean loss, mean error in locating the instructed object in cm] rows.
+    """
     learning = [
-        *vlm.vision_tower.parameters(),
-        *vlm.multi_modal_projector.parameters(),
-        *auxiliary.scene.parameters(),
+        *policy.pi0.model.vlm.parameters(), *policy.pool.parameters(), *auxiliary.parameters()
     ]
     optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.9, 0.95))
     losses: list[list[float]] = []
-    recent: list[float] = []
+    recent: list[tuple[float, float]] = []
     with Progress("seeing") as bar:
         for step in range(config.seeing_steps):
             draw = counter_generator("see", config.seed, step)
@@ -228,15 +231,21 @@ def see(
             batch = augment(pictures.take(rows), draw, config.brightness)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * schedule(step, config.seeing_steps)
-            loss = auxiliary.scene_loss(policy.look(batch.pixels), batch.privileged.to(policy.device))
+            prefix = policy.prefix(batch.pixels, batch.instruction)
+            loss = auxiliary(prefix, batch.privileged)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
-            recent.append(loss.item())
+            with torch.no_grad():
+                error = auxiliary.locate(prefix).cpu() - batch.privileged[:, :3]
+            recent.append((loss.item(), 100 * float(error.norm(dim=-1).mean())))
             if (step + 1) % 50 == 0:
-                losses.append([step + 1, round(float(np.mean(recent)), 5)])
+                mean_loss, mean_cm = np.mean(recent, axis=0).tolist()
+                losses.append([step + 1, round(mean_loss, 5), round(mean_cm, 3)])
                 recent.clear()
-            bar.update(step + 1, config.seeing_steps, f"loss {losses[-1][1]:.3f}" if losses else "")
+            note = f"loss {losses[-1][1]:.3f}, off by {losses[-1][2]:.1f} cm" if losses else ""
+            bar.update(step + 1, config.seeing_steps, note)
     return losses
 
 

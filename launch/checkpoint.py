@@ -36,6 +36,7 @@ from torch import Tensor
 
 from .durable import StorageError, explain, json_bytes, read_json, sync_file
 
+CHECKPOINTS = 3  # kept of a run
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 META = "meta.json"
@@ -72,7 +73,7 @@ def save_checkpoint(
     step: int,
     tensors: Mapping[str, Tensor | NDArray[Any]],
     meta: Mapping[str, Any],
-    keep: int = 3,
+    keep: int = CHECKPOINTS,
 ) -> Path:
     """Save a checkpoint and drop all but the newest `keep`.
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import regrip
 
+from .allocator import keep_memory
+
 
 @dataclass(frozen=True)
 class Command:
@@ -63,6 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean `regrip {near[0]}`? " if near else ""
         print(f"regrip: no command {name!r}; {hint}Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    keep_memory()
     try:
         module = importlib.import_module(f"regrip.launch.{COMMANDS[name].module}")
         status: int = module.main(rest)

@@ -29,6 +29,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def replay(self) -> Path:
+        """What MPO remembers, a folder for each iteration."""
+        return self.path / "replay"
+
+    @property
     def policy(self) -> Path:
         """The policy folder that the run hands on."""
         return self.path / "policy"

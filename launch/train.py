@@ -25,13 +25,13 @@ from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
 from ..sim.collect import collect
 from ..sim.pool import WorkerPool
-from ..vla import advantages, awr, grpo, ppo
+from ..vla import advantages, grpo, mpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.vision import VisionTower
 from . import environments
-from .checkpoint import Published, load_latest, open_published, publish, save_checkpoint
+from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .environments import EnvConfig
 from .evaluate import eval_starts, evaluate, measure
@@ -51,10 +51,10 @@ class TrainConfig:
     Attributes:
         policy: folder of the base policy; ``demo`` is the one that ships with regrip.
         env: where it practises.
-        algorithm: ``ppo`` (with the critic), ``grpo`` (groups that share a start state) or ``awr`` (imitate
-            one's own episodes by their advantage).
-        awr: settings of AWR.
+        algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
+            states) or ``grpo`` (groups that share a start state).
         grpo: settings of GRPO.
+        mpo: settings of MPO.
         ppo: settings of PPO.
         reward: ``self_referential`` or ``binary``.
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
@@ -81,9 +81,9 @@ class TrainConfig:
 
     policy: str = "demo"
     env: EnvConfig = field(default_factory=EnvConfig)
-    algorithm: Literal["awr", "grpo", "ppo"] = "ppo"
-    awr: awr.AwrConfig = field(default_factory=awr.AwrConfig)
+    algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
+    mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
     reward: Literal["self_referential", "binary"] = "self_referential"
     encoder: Literal["vision", "pixels", "state"] = "vision"
@@ -116,6 +116,7 @@ class TrainConfig:
 class Run:
     """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
 
+    MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`).
     Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
     """
 
@@ -123,6 +124,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     reward: Reward
     sampler: StartSampler
+    learner: mpo.Learner | None = None
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0
@@ -133,6 +135,8 @@ class Run:
         found: dict[str, Any] = {f"policy.{name}": value for name, value in self.policy.weights().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        if self.learner is not None:
+            found |= {f"critic.{name}": value for name, value in self.learner.critic.state_dict().items()}
         return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
 
     def meta(self) -> dict[str, Any]:
@@ -152,6 +156,8 @@ class Run:
             }
 
         self.policy.load_weights(part("policy."), "the checkpoint")
+        if self.learner is not None:
+            self.learner.critic.load_state_dict(part("critic."))
         saved = self.optimizer.state_dict()
         for name, value in part("optimizer.").items():
             index, key = name.split(".", 1)
@@ -185,6 +191,7 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 row |= choose_checkpoint(config, run, pool, folder)
                 clock.lap("evaluate")
+            save_replay(config, run, folder)
             # Logged before it is saved: a resumed run drops lines without a checkpoint and writes them anew,
             # but could not make up for one that is missing. So the time to save is in the next line.
             row |= note_incidents(run.iteration, pool, folder)
@@ -255,10 +262,32 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
     key = ("learn", config.seed, run.iteration)
     if config.algorithm == "ppo":
         return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
+    if run.learner is not None:
+        return mpo.update(
+            run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key
+        )
     returns = reward.value.sum((1, 2))
-    if config.algorithm == "awr":
-        return awr.update(run.policy, run.optimizer, rollouts, returns, config.awr, key)
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
+
+
+def save_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
+    """Write what this iteration added to MPO's replay; older checkpoints still find all of theirs."""
+    if run.learner is not None and run.learner.replay:
+        keep = config.mpo.replay + CHECKPOINTS
+        save_checkpoint(folder.replay, run.iteration, run.learner.replay[-1], {}, keep=keep)
+
+
+def load_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
+    """Read what the last iterations had added.
+
+    Raises:
+        CheckpointError: if a part is missing or damaged.
+    """
+    if run.learner is not None:
+        first = max(1, run.iteration - config.mpo.replay + 1)
+        run.learner.replay = [
+            load(folder.replay / f"step-{step:08d}").tensors for step in range(first, run.iteration + 1)
+        ]
 
 
 def choose_checkpoint(
@@ -446,6 +475,7 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
     checkpoint = load_latest(folder.checkpoints)
     if checkpoint is not None:
         run.load(checkpoint.tensors, checkpoint.meta)
+        load_replay(config, run, folder)
         print(f"going on after iteration {run.iteration}")
     with environments.open_pool(config.env, run.policy.chunk_size) as pool:
         if not folder.eval_before.exists():
@@ -483,16 +513,18 @@ def begin(config: TrainConfig) -> Run:
     reward: Reward = BinarySuccess()
     if config.reward == "self_referential":
         reward = SelfReferential(encoders[config.encoder], config.self_referential, f"seed {config.seed}")
+    learner = None
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
-    elif config.algorithm == "awr":
-        optimizer = awr.optimizer(policy, config.awr)
+    elif config.algorithm == "mpo":
+        learner = mpo.Learner.of(policy, config.seed)
+        optimizer = mpo.optimizer(policy, learner, config.mpo)
     else:
         optimizer = grpo.optimizer(policy, config.grpo)
     sampler = StartSampler(
         environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
     )
-    return Run(policy, optimizer, reward, sampler)
+    return Run(policy, optimizer, reward, sampler, learner)
 
 
 def measure_and_film(

@@ -17,6 +17,7 @@ from .env import Env, EnvStep
 from .worker import resolve
 
 _EVERY, _FOR = 10, 2  # control steps: a disturbance begins, and lasts
+_TURN = 4  # control steps of wandering in one direction
 
 
 class Expert(Protocol):
@@ -131,18 +132,24 @@ def demonstrate(
     behaviour: Literal["expert", "wander"],
     key: tuple[str | int, ...],
     noise: float = 0.0,
-    wander_steps: int = 8,
+    astray: float = 0.0,
+    wander_steps: int = 12,
     on_episode: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Demonstration]:
     """Play `starts` with the expert, or wander about to see the scene from many poses.
 
+    Wandering is what a clumsy policy does: the expert's action by a share that is drawn for the episode, and
+    a random direction that is drawn anew every few steps, gripper included.
+
     Args:
         env: a pool of `with_expert` environments with chunks of one action.
         starts: of the train split.
-        behaviour: ``expert``, or ``wander``: a random direction held for the whole episode.
+        behaviour: ``expert`` or ``wander``.
         key: names this data set; all random numbers depend on it and on the start.
         noise: standard deviation of a disturbance, as a share of each dimension's range: two steps of it,
             then eight without, so that the expert is seen coming back from real displacements.
+        astray: share of the expert's episodes that begin with up to `wander_steps` of wandering, so that it
+            is seen starting from where a clumsy policy ends up.
         wander_steps: length of a wandering episode.
         on_episode: progress callback.
 
@@ -164,6 +171,7 @@ def demonstrate(
     record: dict[int, list[tuple[Any, ...]]] = {}
     playing: dict[int, int] = {}  # slot -> start index
     draws: dict[int, np.random.Generator] = {}
+    wandering: dict[int, tuple[int, float]] = {}  # for how many steps, and the expert's share in it
     drift: dict[int, NDArray[np.float32]] = {}
     finished: dict[int, Demonstration] = {}
 
@@ -172,9 +180,34 @@ def demonstrate(
         chosen = [queue.pop() for _ in fresh[: len(queue)]]
         for slot, index in zip(fresh, chosen, strict=False):
             playing[slot], record[index] = index, []
-            draws[index] = counter_generator("demonstrate", *key, behaviour, repr(starts[index]))
+            draw = counter_generator("demonstrate", *key, behaviour, repr(starts[index]))
+            draws[index] = draw
+            if behaviour == "wander":
+                wandering[index] = (wander_steps, float(draw.random()))
+            elif draw.random() < astray:
+                wandering[index] = (int(draw.integers(1, wander_steps + 1)), float(draw.random()))
+            else:
+                wandering[index] = (0, 0.0)
         if chosen:
             env.reset(fresh[: len(chosen)], [starts[index] for index in chosen])
+
+    def move(index: int, label: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What to execute where the expert would do `label`."""
+        step, draw = len(record[index]), draws[index]
+        wander, share = wandering[index]
+        if step < wander:
+            if step % _TURN == 0:
+                drift[index] = draw.uniform(spec.action_low, spec.action_high).astype(np.float32)
+            mixed = share * label + (1.0 - share) * drift[index]
+            mixed[-1] = drift[index][-1]
+            return np.clip(mixed, spec.action_low, spec.action_high)
+        since = step - wander
+        if noise and since % _EVERY == 0:
+            drift[index] = (noise * span * draw.standard_normal(dims)).astype(np.float32)
+            drift[index][-1] = 0.0  # the gripper does what the expert says
+        if noise and since % _EVERY < _FOR:
+            return np.clip(label + drift[index], spec.action_low, spec.action_high)
+        return label
 
     begin(list(range(env.num_slots)))
     while playing:
@@ -185,7 +218,7 @@ def demonstrate(
         go: list[int] = []
         for row, slot in enumerate(slots):
             index = playing[slot]
-            steps, draw = record[index], draws[index]
+            steps = record[index]
             if steps:
                 steps[-1] = (*steps[-1][:-1], float(result.reward[row, 0]))
             wandered = behaviour == "wander" and len(steps) >= wander_steps
@@ -199,17 +232,7 @@ def demonstrate(
                 del playing[slot], record[index]
                 continue
             label = result.privileged[row, -dims:].copy()
-            if behaviour == "wander":
-                if not steps:
-                    drift[index] = draw.uniform(spec.action_low, spec.action_high).astype(np.float32)
-                executed = drift[index]
-            else:
-                executed = label
-                if noise and len(steps) % _EVERY == 0:
-                    drift[index] = (noise * span * draw.standard_normal(dims)).astype(np.float32)
-                    drift[index][-1] = 0.0  # the gripper does what the expert says
-                if noise and len(steps) % _EVERY < _FOR:
-                    executed = np.clip(label + drift[index], spec.action_low, spec.action_high)
+            executed = move(index, label)
             frames = {name: images[row].copy() for name, images in result.observation.images.items()}
             state, privileged = result.observation.state[row].copy(), result.privileged[row, :-dims].copy()
             steps.append((frames, state, privileged, label, executed, 0.0))

@@ -3,7 +3,7 @@
 Large vision-language models bring grounding from their pre-training; a network of a million parameters with
 random weights has none. Two heads stand in for it while the base policy is trained, and are then thrown away:
 from the picture's tokens alone, the whole state of the scene (every picture teaches about every object);
-from the VLM's features, where the object is that the sentence names (so that words select).
+from the VLM's pooled features, where the object is that the sentence names (so that words select).
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ class Auxiliary(nn.Module):
         wanted = ((privileged - self.mean) / self.std)[:, self.moving]
         return functional.smooth_l1_loss(self.scene(tokens.flatten(1)), wanted, beta=0.1)
 
+    def locate(self, prefix: Prefix) -> Tensor:
+        """The instructed object's position (N,3) in the base frame, metres."""
+        found: Tensor = self.target(prefix.features) / 10.0
+        return found
+
     def target_loss(self, prefix: Prefix, privileged: Tensor) -> Tensor:
         """Smooth L1 of the instructed object's position, in units of 10 cm."""
-        return functional.smooth_l1_loss(self.target(prefix.features), privileged[:, :3] * 10.0, beta=0.1)
+        return functional.smooth_l1_loss(self.locate(prefix) * 10.0, privileged[:, :3] * 10.0, beta=0.1)
 
     def forward(self, prefix: Prefix, privileged: Tensor) -> Tensor:
         privileged = privileged.to(prefix.features.device)

@@ -102,6 +102,8 @@ def update(
     advantage = advantage[batch.episode]
 
     prefix = policy.frozen_prefix(batch)
+    if prefix is not None:
+        batch = batch.without_pictures()
     steps: list[tuple[float, ...]] = []
     total = config.epochs * math.ceil(len(batch) / config.minibatch)
     for epoch in range(config.epochs):

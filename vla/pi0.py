@@ -37,6 +37,10 @@ from .policy import DecisionBatch, Evaluation
 from .text import load_tokenizer, prompt_ids
 
 
+_PREFIX_BYTES = 4 << 30  # of a whole batch's keys and values
+_PREFIX_ROW_BYTES = 64 << 10  # of one decision's, to be kept from acting to learning
+
+
 @dataclass(frozen=True)
 class Normalizer:
     """Statistics of the demonstrations: state and action mean and standard deviation, action 1 % and 99 %."""
@@ -179,7 +183,7 @@ class KeypointStem(nn.Module):
             nn.Conv2d(32, 32, 3, 1, 1),
             nn.ReLU(),
             nn.Conv2d(32, channels, 1),
-        )
+        ).to(memory_format=torch.channels_last)  # as camera pictures come: half the time on a CPU
         # Untrained responses are all alike; without this every keypoint would start at the centre.
         self.sharpness = nn.Parameter(torch.full((channels,), math.log(10.0)))
         self.project = nn.Linear(3 * channels // tokens, width)
@@ -193,7 +197,7 @@ class KeypointStem(nn.Module):
         return self.project.weight
 
     def forward(self, pixels: Tensor) -> Tensor:
-        response = self.convolutions(pixels).flatten(2)  # (N,K,cells)
+        response = self.convolutions(pixels).flatten(2).contiguous()  # (N,K,cells)
         attention = (response * self.sharpness.exp()[:, None]).softmax(-1)
         strength = (attention * response).sum(-1, keepdim=True)
         keypoints = torch.cat([attention @ self.grid, strength], -1)  # (N,K,3)
@@ -229,6 +233,12 @@ class Prefix:
     mask: Tensor  # int64 (N,L)
     features: Tensor  # (N,F), pooled
     looks: Tensor  # (N,L_image,d), the image tokens as they go in
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        layers: Sequence[Any] = self.cache.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     def take(self, rows: Tensor) -> Prefix:
         """The observations `rows` (int64, repeats allowed); the original is left as it was."""
@@ -347,11 +357,14 @@ class Pi0Policy(nn.Module):
                 position_ids=mask.cumsum(-1) - 1,
                 token_type_ids=torch.zeros_like(ids),  # zero: every prefix token sees every other
                 use_cache=True,
+                output_hidden_states=True,
             )
-        hidden = output.last_hidden_state.float()
-        score = self.pool(hidden).squeeze(-1).masked_fill(mask == 0, float("-inf"))
-        attended = (score.softmax(-1).unsqueeze(1) @ hidden).squeeze(1)
-        mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(-1, keepdim=True)
+        # What goes into the last layer, not what comes out: the expert attends to keys and values of each
+        # layer's input, so nothing that imitation teaches ever passes through the last layer.
+        deep = output.hidden_states[-2].float()
+        score = self.pool(deep).squeeze(-1).masked_fill(mask == 0, float("-inf"))
+        attended = (score.softmax(-1).unsqueeze(1) @ deep).squeeze(1)
+        mean = (deep * mask.unsqueeze(-1)).sum(1) / mask.sum(-1, keepdim=True)
         return Prefix(output.past_key_values, mask, torch.cat([attended, mean], -1), looks.float())
 
     def look(self, pixels: Tensor) -> Tensor:
@@ -377,7 +390,8 @@ class Pi0Policy(nn.Module):
             torch.stack([mask for _, mask in rows]).to(self.device),
         )
 
-    def _state(self, state: Tensor) -> Tensor:
+    def normal_state(self, state: Tensor) -> Tensor:
+        """(N,S) in physical units, normalised and padded to (N,max_state_dim)."""
         normal = (state.to(self.device) - self.state_mean) / self.state_std  # type: ignore[operator]
         return functional.pad(normal, (0, self.config.max_state_dim - normal.shape[-1]))
 
@@ -431,14 +445,16 @@ class Pi0Policy(nn.Module):
         prefix = self.prefix(torch.from_numpy(pixels[unique]), [observation.instruction[i] for i in unique])
         if len(unique) < len(pixels):
             prefix = prefix.take(torch.from_numpy(inverse))
-        state = self._state(torch.from_numpy(observation.state))
+        state = self.normal_state(torch.from_numpy(observation.state))
         draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
         answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
         sample = answer(state, prefix, draw)
         if draw is None:
             return sample
         value = self.critic(prefix.features, state).cpu().numpy()
-        return dataclasses.replace(sample, latent={**sample.latent, "value": value})
+        return dataclasses.replace(
+            sample, latent={**sample.latent, "value": value, **self._pack(prefix)}
+        )
 
     def _act_flow(
         self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
@@ -505,16 +521,66 @@ class Pi0Policy(nn.Module):
 
     @torch.no_grad()
     def frozen_prefix(self, batch: DecisionBatch, rows: int = 512) -> Prefix | None:
-        """What a frozen VLM makes of a batch, once for all epochs; None if the VLM learns.
+        """What a frozen VLM makes of a batch, once for all epochs.
 
-        Memory: keys and values of every layer, about 14 kB a decision for pi0-nano.
+        None if the VLM learns, or if keys and values of all layers would fill the memory (about 14 kB a
+        decision for pi0-nano, thousands of times that for the published size).
         """
-        if any(parameter.requires_grad for parameter in self.pi0.model.vlm.parameters()):
+        if self._vlm_learns():
             return None
+        if "keys" in batch.latent:  # kept from acting
+            kept = (batch.latent[name].to(self.device) for name in ("keys", "values"))
+            features = batch.latent["features"].to(self.device)
+            return self.recorded_prefix(*kept, self.prompt_mask(batch.instruction), features)
         pieces = torch.arange(len(batch)).split(rows)
-        return Prefix.join(
-            [self.prefix(batch.pixels[piece], [batch.instruction[int(i)] for i in piece]) for piece in pieces]
-        )
+        parts: list[Prefix] = []
+        for piece in pieces:
+            parts.append(self.prefix(batch.pixels[piece], [batch.instruction[int(i)] for i in piece]))
+            if parts[0].nbytes / len(piece) * len(batch) > _PREFIX_BYTES:
+                return None
+        return Prefix.join(parts)
+
+    def _vlm_learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.pi0.model.vlm.parameters())
+
+    def _pack(self, prefix: Prefix) -> dict[str, NDArray[np.float32]]:
+        """The prefix as latents of the decisions, so that learning need not look again; {} if too large."""
+        if self._vlm_learns() or prefix.nbytes / len(prefix.mask) > _PREFIX_ROW_BYTES:
+            return {}
+        layers: Sequence[Any] = prefix.cache.layers
+        return {
+            "keys": torch.stack([layer.keys for layer in layers], 1).float().cpu().numpy(),
+            "values": torch.stack([layer.values for layer in layers], 1).float().cpu().numpy(),
+            "features": prefix.features.cpu().numpy(),
+        }
+
+    def recorded_prefix(self, keys: Tensor, values: Tensor, mask: Tensor, features: Tensor) -> Prefix:
+        """A prefix from what `act` recorded of it: keys and values (N,layers,heads,L,d), mask, features."""
+        cache = DynamicCache()
+        for index in range(keys.shape[1]):
+            cache.update(keys[:, index].float(), values[:, index].float(), index)
+        none = torch.zeros(len(keys), 0, self.token_width, device=self.device)
+        return Prefix(cache, mask, features, none)
+
+    def prompt_mask(self, instruction: Sequence[str]) -> Tensor:
+        """Int64 (N,L): which of the prefix's tokens are no padding."""
+        return self._prompt(instruction)[1]
+
+    def step_moments(
+        self, state: Tensor, prefix: Prefix, before: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (N,H,A) and standard deviation (N,1,1) of the flow's stochastic step, with gradient.
+
+        Args:
+            state: normalised, as `normal_state` gives it.
+            prefix: the VLM's pass.
+            before: float32 (N,H,A), the latent the step starts from.
+            step: int64 (N,), which denoising step it is.
+        """
+        delta = 1.0 / self.settings.denoise_steps
+        time = 1.0 - step.to(before.dtype) * delta
+        velocity = self._velocity(state, prefix)(before, time)
+        return flow.sde_moments(before, velocity, time, delta, self.settings.noise_level)
 
     def evaluate(
         self, batch: DecisionBatch, value_gradient: float = 0.0, prefix: Prefix | None = None
@@ -527,7 +593,7 @@ class Pi0Policy(nn.Module):
             prefix: the VLM's pass over the batch, if it was made before (`frozen_prefix`).
         """
         prefix = prefix or self.prefix(batch.pixels, batch.instruction)
-        state = self._state(batch.state)
+        state = self.normal_state(batch.state)
         stopped = prefix.features.detach()
         value = self.critic(stopped + value_gradient * (prefix.features - stopped), state)
         latent = {name: tensor.to(self.device) for name, tensor in batch.latent.items()}
@@ -565,7 +631,7 @@ class Pi0Policy(nn.Module):
             auxiliary: a further loss of prefix and privileged state, see `auxiliary.Auxiliary`.
         """
         prefix = self.prefix(batch.pixels, batch.instruction)
-        state, action = self._state(batch.state), batch.action.to(self.device)
+        state, action = self.normal_state(batch.state), batch.action.to(self.device)
         valid = batch.valid.to(self.device).float()
         if weight is not None:
             valid = valid * weight.to(self.device)[:, None]
@@ -583,7 +649,8 @@ class Pi0Policy(nn.Module):
                 )
             normal = (action - self.action_mean) / self.action_std  # type: ignore[operator]
             normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
-            rows = torch.arange(len(normal), device=self.device).repeat_interleave(draws)
+            acting = valid.any(-1).nonzero().squeeze(-1)  # the others are there for the auxiliary loss alone
+            rows = acting.repeat_interleave(draws)
             shared = prefix.take(rows)
             normal, valid = normal[rows], valid[rows]
             noise = torch.randn(normal.shape, generator=generator).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,15 @@ class DecisionBatch:
             episode=self.episode[rows],
             decision=self.decision[rows],
             privileged=self.privileged[rows],
+        )
+
+    def without_pictures(self) -> DecisionBatch:
+        """For when the VLM's pass over them is at hand: what remains is quick to shuffle."""
+        heavy = ("keys", "values", "features")
+        return dataclasses.replace(
+            self,
+            pixels=self.pixels[:, :0],
+            latent={name: value for name, value in self.latent.items() if name not in heavy},
         )
 
 

@@ -115,6 +115,8 @@ def update(
 
     warming = iteration < config.warmup_iterations
     prefix = policy.frozen_prefix(batch)
+    if prefix is not None:
+        batch = batch.without_pictures()
     steps: list[tuple[float, ...]] = []
     metrics = {"decisions": float(len(batch)), "warming_up": float(warming)}
     total = config.epochs * math.ceil(len(batch) / config.minibatch)

@@ -1,0 +1,318 @@
+"""MPO: a critic of whole action chunks says which of many imagined chunks is better, and the policy moves there.
+
+Follows Abdolmaleki et al. 2018 (Maximum a Posteriori Policy Optimisation, arXiv 1806.06920): in each state
+the present policy proposes candidates, each weighs exp(its value), and the policy is fitted to the weighted
+candidates. Its critic judges a chunk as one action (Li et al. 2025, Q-chunking, arXiv 2507.07969). What is
+done otherwise than there:
+
+* The critic learns Monte-Carlo returns of the last few iterations instead of bootstrapping: episodes are a
+  dozen decisions, and nothing can diverge.
+* The candidates are the flow's stochastic step from the latent that was recorded (the noise the policy
+  really explores with), and fitting is regression of that step's mean, in units of its noise.
+* The fit is to a copy of the policy taken at the start of the iteration, which is the trust region; the dual
+  variables of the paper are left out, the temperature is set by the spread of the candidates' values.
+
+A policy-gradient step must average the noise of single episodes out of every parameter; here a small critic
+does the averaging, over states, chunks and iterations, so episodes of older policies and failures teach too.
+It needs a VLM that is frozen, since the replay keeps what the VLM made of the pictures.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..datasets.episode import Rollouts
+from ..datasets.starts import counter_generator
+from .pi0 import Pi0Policy
+from .policy import flatten
+
+_ENSEMBLE = 2
+
+
+@dataclass(frozen=True)
+class MpoConfig:
+    """Settings of an MPO update.
+
+    Attributes:
+        learning_rate: of the policy; Adam, constant.
+        critic_learning_rate: of the critic.
+        critic_weight_decay: likewise.
+        critic_steps: optimiser steps of the critic in one iteration.
+        first_critic_steps: likewise, in the first.
+        critic_minibatch: decisions in one of them, for each member of the ensemble.
+        steps: optimiser steps of the policy in one iteration.
+        minibatch: decisions in one of them.
+        candidates: chunks imagined for each decision.
+        greed: a candidate weighs exp(greed * value), values in units of their spread over the candidates.
+        least_spread: of that unit, in units of the return: differences below it are taken for noise.
+        pessimism: share of the critics' disagreement that is taken off a value.
+        gamma: discount for one control step: a success that comes sooner is worth more.
+        replay: iterations remembered.
+        max_grad_norm: gradient clipping of the policy.
+    """
+
+    learning_rate: float = 2e-4
+    critic_learning_rate: float = 1e-3
+    critic_weight_decay: float = 1e-2
+    critic_steps: int = 200
+    first_critic_steps: int = 400
+    critic_minibatch: int = 768
+    steps: int = 60
+    minibatch: int = 512
+    candidates: int = 16
+    greed: float = 1.0
+    least_spread: float = 0.02
+    pessimism: float = 0.5
+    gamma: float = 0.97
+    replay: int = 8
+    max_grad_norm: float = 1.0
+
+
+class ChunkCritic(nn.Module):
+    """Return of executing a whole chunk in a state: an ensemble of two MLPs on the VLM's features.
+
+    Args:
+        features: length of the VLM's pooled features; they are normalised by the first batch's statistics.
+        state: length of the normalised proprioceptive state.
+        chunk: length of the flattened chunk.
+        width: of the layers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, state: int, chunk: int, width: int = 256) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(features + state + chunk, width), nn.LayerNorm(width), nn.SiLU(),
+                nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(),
+                nn.Linear(width, 1),
+            )
+            for _ in range(_ENSEMBLE)
+        )  # fmt: skip
+
+    def forward(self, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:
+        """Values (2,...) of chunks (...,H,A) in states with `features` (...,F) and `state` (...,S)."""
+        normal = (features - self.mean) / self.std
+        row = torch.cat([normal, state, chunk.flatten(-2)], -1)
+        return torch.stack([member(row).squeeze(-1) for member in self.members])
+
+
+Decisions = dict[str, Tensor]
+"""N decisions: keys, values (bfloat16: they are most of the memory), mask, features, state (normalised), before,
+after, step (see `flow.sample`) and returns."""
+
+
+@dataclass
+class Learner:
+    """What MPO keeps beside the policy: the critic, and the decisions of the last iterations, oldest first."""
+
+    critic: ChunkCritic
+    replay: list[Decisions] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, policy: Pi0Policy, seed: int) -> Learner:
+        """A fresh one.
+
+        Raises:
+            ValueError: if the policy has no flow head, does not explore with it, or its VLM learns.
+        """
+        settings = policy.settings
+        if settings.head != "flow" or settings.noise_level <= 0:
+            raise ValueError(
+                f"MPO proposes chunks by the flow's stochastic step; this policy has head {settings.head!r} and "
+                f"noise_level {settings.noise_level}: use ppo or grpo, or set noise_level above 0"
+            )
+        if any(parameter.requires_grad for parameter in policy.pi0.model.vlm.parameters()):
+            raise ValueError("MPO's replay keeps what the VLM made of the pictures: set train_vlm = false")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            critic = ChunkCritic(
+                policy.feature_width,
+                int(policy.config.max_state_dim),
+                policy.chunk_size * policy.spec.action_dim,
+            )
+        return cls(critic.to(policy.device))
+
+
+def optimizer(policy: Pi0Policy, learner: Learner, config: MpoConfig) -> torch.optim.Optimizer:
+    value = {id(parameter) for parameter in policy.critic.parameters()}  # PPO's; MPO has its own
+    actor = [p for p in policy.parameters() if p.requires_grad and id(p) not in value]
+    groups = [
+        {"params": actor, "lr": config.learning_rate, "weight_decay": 0.0},
+        {
+            "params": list(learner.critic.parameters()),
+            "lr": config.critic_learning_rate,
+            "weight_decay": config.critic_weight_decay,
+        },
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+
+
+def discounted(reward: NDArray[np.floating], valid: NDArray[np.bool_], gamma: float) -> NDArray[np.float32]:
+    """Return of each decision, discounted from the end of its chunk: float32 (B,D) from reward (B,D,H).
+
+    So a chunk that ends in success is worth 1, however long it was.
+    """
+    paid = (reward * valid).sum(-1)
+    steps = valid.sum(-1)
+    total = np.zeros(reward.shape[:2], np.float32)
+    ahead = np.zeros(len(reward), np.float64)
+    for decision in reversed(range(reward.shape[1])):
+        ahead = paid[:, decision] + ahead
+        total[:, decision] = ahead
+        ahead = ahead * gamma ** steps[:, decision]
+    return total
+
+
+def remember(policy: Pi0Policy, rollouts: Rollouts, reward: NDArray[np.floating], gamma: float) -> Decisions:
+    """The decisions of an iteration, as the replay keeps them.
+
+    Raises:
+        ValueError: if the policy did not record what its VLM saw (`Pi0Policy.act` does unless that is large).
+    """
+    if "keys" not in rollouts.latent:
+        raise ValueError(
+            "the rollouts hold no keys and values of the VLM: it is too large for MPO's replay, use ppo or grpo"
+        )
+    batch = flatten(rollouts, policy.cameras)
+    total = torch.from_numpy(discounted(reward, rollouts.valid, gamma))
+    latent = batch.latent
+    return {
+        "keys": latent["keys"].bfloat16(),
+        "values": latent["values"].bfloat16(),
+        "mask": policy.prompt_mask(batch.instruction).cpu(),
+        "features": latent["features"],
+        "state": policy.normal_state(batch.state).cpu(),
+        "before": latent["before"],
+        "after": latent["after"],
+        "step": latent["step"],
+        "returns": total[batch.episode, batch.decision],
+    }
+
+
+def update(
+    policy: Pi0Policy,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    reward: NDArray[np.floating],
+    config: MpoConfig,
+    key: tuple[str | int, ...],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """One iteration of learning from B episodes. As `grpo.update`, but for these.
+
+    Args:
+        policy: see there.
+        learner: critic and replay; changed in place.
+        optimizer: made by `optimizer`.
+        rollouts: see there.
+        reward: float (B,D,H), one number a control step.
+        config: settings.
+        key: see there.
+        progress: see there.
+    """
+    device, dims, critic = policy.device, policy.spec.action_dim, learner.critic
+    first = not learner.replay
+    fresh = remember(policy, rollouts, reward, config.gamma)
+    learner.replay = [*learner.replay, fresh][-config.replay :]
+    data = {name: torch.cat([part[name] for part in learner.replay]) for name in fresh}
+    count, new = len(data["returns"]), len(fresh["returns"])
+    generator = torch.Generator().manual_seed(int(counter_generator("mpo", *key).integers(2**62)))
+
+    def take(rows: Tensor, *names: str) -> list[Tensor]:
+        return [data[name][rows].to(device) for name in names]
+
+    def draw(size: int) -> Tensor:
+        return torch.randint(count, (size,), generator=generator)
+
+    def judged(rows: Tensor) -> float:
+        features, state, after, returns = take(rows, "features", "state", "after", "returns")
+        with torch.no_grad():
+            value = critic(features, state, after[..., :dims]).mean(0)
+        spread = returns.var()
+        return float(1 - (returns - value).var() / spread) if spread > 0 else 0.0
+
+    if first:
+        critic.mean.copy_(fresh["features"].mean(0))
+        critic.std.copy_(fresh["features"].std(0).clamp_min(1e-3))
+    # How well it foretells episodes it has not seen is worth more than how well it fits those it has.
+    metrics = {"decisions": float(new), "critic/foretold": judged(torch.arange(count - new, count))}
+    critic_steps = config.first_critic_steps if first else config.critic_steps
+    total = critic_steps + config.steps
+    for step in range(critic_steps):
+        loss = torch.zeros((), device=device)
+        for member in range(_ENSEMBLE):
+            features, state, after, returns = take(
+                draw(config.critic_minibatch), "features", "state", "after", "returns"
+            )
+            loss = loss + functional.mse_loss(critic(features, state, after[..., :dims])[member], returns)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        progress(step + 1, total)
+    metrics["critic/fitted"] = judged(draw(4096))
+
+    # The copy shares what is frozen.
+    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    anchor = copy.deepcopy(policy, shared)
+    losses, gains, moved, norms = [], [], [], []
+    for step in range(config.steps):
+        rows = draw(config.minibatch)
+        keys, values, mask, features, state, before, at = take(
+            rows, "keys", "values", "mask", "features", "state", "before", "step"
+        )
+        with torch.no_grad():
+            mean, std = anchor.step_moments(
+                state, policy.recorded_prefix(keys, values, mask, features), before, at
+            )
+            shape = (len(rows), config.candidates, *mean.shape[1:])
+            noise = torch.randn(shape, generator=generator).to(device)
+            shift = noise if policy.factor is None else policy.factor @ noise
+            chunk = (mean[:, None] + std[:, None] * shift)[..., :dims]
+            each = critic(
+                features[:, None].expand(-1, config.candidates, -1),
+                state[:, None].expand(-1, config.candidates, -1),
+                chunk,
+            )
+            value = each.mean(0) - config.pessimism * (each[0] - each[1]).abs()
+            centred = value - value.mean(1, keepdim=True)
+            spread = value.std(1, keepdim=True).clamp_min(config.least_spread)
+            weight = (config.greed * centred / spread).softmax(1)
+            wanted = (weight[..., None, None] * noise).sum(1)[..., :dims]
+        now, std = policy.step_moments(
+            state, policy.recorded_prefix(keys, values, mask, features), before, at
+        )
+        went = (now - mean) / std
+        if policy.factor is not None:
+            went = torch.linalg.solve_triangular(policy.factor, went, upper=False)
+        went = went[..., :dims]
+        loss = (went - wanted).square().sum((1, 2)).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        actor = optimizer.param_groups[0]["params"]
+        norms.append(float(nn.utils.clip_grad_norm_(actor, config.max_grad_norm)))
+        optimizer.step()
+        losses.append(loss.item())
+        gains.append(float((weight * centred).sum(1).mean()))
+        moved.append(0.5 * float(went.detach().square().sum((1, 2)).mean()))
+        progress(critic_steps + step + 1, total)
+    return metrics | {
+        "loss": float(np.mean(losses)),
+        "critic/gain": float(np.mean(gains)),  # of the weighted candidates over the mean one, in returns
+        "kl": moved[-1],  # nats per chunk, from the iteration's first policy
+        "grad_norm": float(np.mean(norms)),
+        "optimizer_steps": float(total),
+    }
