@@ -36,6 +36,11 @@ from regrip.launch.checkpoint import load_latest
 from regrip.launch.config import save_config
 from regrip.launch.run_directory import RunDirectory
 
+# The algorithm with most to remember: a critic and a replay beside the policy.
+MPO = {
+    "replay": 2, "critic_steps": 20, "first_critic_steps": 20, "critic_minibatch": 64, "steps": 10,
+    "minibatch": 64,
+}  # fmt: skip
 PARTS = {
     "gather": "collecting",
     "learn": "updating",
@@ -190,7 +195,9 @@ def main() -> int:
 def compare(options: argparse.Namespace, out: Path) -> int:
     kills = options.kills or (4 if options.quick else 20)
     iterations = 3 if options.quick else 10
-    config = small_config(small_policy(out / "base"), iterations=iterations, algorithm="ppo")
+    config = small_config(
+        small_policy(out / "base"), iterations=iterations, algorithm="mpo", train_vlm=False, mpo=MPO
+    )
     whole, killed = RunDirectory(out / "whole"), RunDirectory(out / "killed")
     for folder in (whole, killed):
         with folder.claim():

@@ -173,7 +173,7 @@ def assert_it_learnt(run: RunDirectory) -> None:
     saved = load_latest(run.checkpoints)
     assert saved is not None
     moved = sum(not torch.equal(value, saved.tensors[f"policy.{name}"]) for name, value in base.items())
-    assert moved > 0.5 * len(base)
+    assert moved > 0.2 * len(base)  # with a frozen VLM the action expert alone
     assert sum(row["train/successes"] for row in read_metrics(run.path)) > 0
 
 
