@@ -12,7 +12,7 @@ def keep_memory() -> None:
     """Tell glibc to hold on to blocks of up to 32 MB (its largest allowed threshold), and up to 1 GB at all.
 
     By default every intermediate result of more than 128 kB may be mapped afresh, and the page faults of
-    touching it cost a small network on a CPU a quarter of its time. Elsewhere than on glibc this does nothing.
+    touching it cost a small network on a CPU a quarter of its time. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

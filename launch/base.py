@@ -218,9 +218,7 @@ def see(
     Returns:
         [step, mean loss, mean error in locating the instructed object in cm] rows.
     """
-    learning = [
-        *policy.pi0.model.vlm.parameters(), *policy.pool.parameters(), *auxiliary.parameters()
-    ]
+    learning = [*policy.pi0.model.vlm.parameters(), *policy.pool.parameters(), *auxiliary.parameters()]
     optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.9, 0.95))
     losses: list[list[float]] = []
     recent: list[tuple[float, float]] = []

@@ -68,6 +68,7 @@ class TrainConfig:
         train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does
             with the published size.
         noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
+        final_noise_level: what `noise_level` falls to, linearly over the iterations; None leaves it.
         noise_correlation: likewise, of that noise over the steps of a chunk.
         initial_noise: likewise, scale of the flow's initial noise.
         evaluate_every: iterations between evaluations on the select split.
@@ -95,6 +96,7 @@ class TrainConfig:
     iterations: int = 20
     train_vlm: bool = True
     noise_level: float | None = None
+    final_noise_level: float | None = None
     noise_correlation: float | None = None
     initial_noise: float | None = None
     evaluate_every: int = 5
@@ -106,6 +108,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.final_noise_level is not None and self.noise_level is None:
+            raise ValueError(
+                f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"
+            )
         if self.algorithm == "grpo" and self.group_size < 2:
             raise ValueError(
                 f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
@@ -183,6 +189,7 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
     ):
         clock = Clock()
         while run.iteration < config.iterations and not stop:
+            run.policy.set_noise_level(noise_level(config, run.policy, run.iteration))
             rollouts, reward, row = gather(config, run, pool)
             clock.lap("collect")
             row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
@@ -201,6 +208,14 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             clock.lap("save")
             bar.update(run.iteration, config.iterations, progress_note(row))
         return not stop
+
+
+def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float:
+    """How much the policy explores in an iteration, counted from 0."""
+    first = policy.settings.noise_level if config.noise_level is None else config.noise_level
+    if config.final_noise_level is None:
+        return first
+    return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
 
 
 def gather(
@@ -263,9 +278,7 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
     if config.algorithm == "ppo":
         return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
     if run.learner is not None:
-        return mpo.update(
-            run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key
-        )
+        return mpo.update(run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key)
     returns = reward.value.sum((1, 2))
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
 

@@ -1,4 +1,4 @@
-"""MPO: a critic of whole action chunks says which of many imagined chunks is better, and the policy moves there.
+"""MPO: a critic of whole action chunks says which of many imagined ones is better; the policy moves there.
 
 Follows Abdolmaleki et al. 2018 (Maximum a Posteriori Policy Optimisation, arXiv 1806.06920): in each state
 the present policy proposes candidates, each weighs exp(its value), and the policy is fitted to the weighted
@@ -93,30 +93,40 @@ class ChunkCritic(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
-        self.members = nn.ModuleList(
+        self.first = nn.ModuleList(nn.Linear(features + state + chunk, width) for _ in range(_ENSEMBLE))
+        self.rest = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(features + state + chunk, width), nn.LayerNorm(width), nn.SiLU(),
-                nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(),
-                nn.Linear(width, 1),
+                nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width),
+                nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, 1),
             )
             for _ in range(_ENSEMBLE)
         )  # fmt: skip
 
-    def forward(self, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:
-        """Values (2,...) of chunks (...,H,A) in states with `features` (...,F) and `state` (...,S)."""
-        normal = (features - self.mean) / self.std
-        row = torch.cat([normal, state, chunk.flatten(-2)], -1)
-        return torch.stack([member(row).squeeze(-1) for member in self.members])
+    def forward(self, member: int, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:
+        """What one member thinks of chunks (N,K,H,A) in states of `features` (N,F), `state` (N,S): (N,K)."""
+        first, situation = (
+            self.first[member],
+            torch.cat([(features - self.mean) / self.std, state], -1),
+        )
+        weight = torch.split(first.weight, [situation.shape[-1], first.in_features - situation.shape[-1]], 1)
+        # One product for the state and one for each chunk, not one of both for each chunk.
+        known = functional.linear(situation, weight[0], first.bias)
+        value: Tensor = self.rest[member](known[:, None] + functional.linear(chunk.flatten(-2), weight[1]))
+        return value.squeeze(-1)
+
+    def values(self, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:
+        """All members: (2,N,K)."""
+        return torch.stack([self(member, features, state, chunk) for member in range(_ENSEMBLE)])
 
 
 Decisions = dict[str, Tensor]
-"""N decisions: keys, values (bfloat16: they are most of the memory), mask, features, state (normalised), before,
-after, step (see `flow.sample`) and returns."""
+"""N decisions: keys, values (bfloat16: they are most of the memory), mask, features, state (normalised),
+before, after, step (see `flow.sample`) and returns."""
 
 
 @dataclass
 class Learner:
-    """What MPO keeps beside the policy: the critic, and the decisions of the last iterations, oldest first."""
+    """What MPO keeps beside the policy: critic, and decisions of the last iterations, oldest first."""
 
     critic: ChunkCritic
     replay: list[Decisions] = field(default_factory=list)
@@ -131,8 +141,8 @@ class Learner:
         settings = policy.settings
         if settings.head != "flow" or settings.noise_level <= 0:
             raise ValueError(
-                f"MPO proposes chunks by the flow's stochastic step; this policy has head {settings.head!r} and "
-                f"noise_level {settings.noise_level}: use ppo or grpo, or set noise_level above 0"
+                f"MPO proposes chunks by the flow's stochastic step; this policy has head {settings.head!r} "
+                f"and noise_level {settings.noise_level}: use ppo or grpo, or set noise_level above 0"
             )
         if any(parameter.requires_grad for parameter in policy.pi0.model.vlm.parameters()):
             raise ValueError("MPO's replay keeps what the VLM made of the pictures: set train_vlm = false")
@@ -184,7 +194,7 @@ def remember(policy: Pi0Policy, rollouts: Rollouts, reward: NDArray[np.floating]
     """
     if "keys" not in rollouts.latent:
         raise ValueError(
-            "the rollouts hold no keys and values of the VLM: it is too large for MPO's replay, use ppo or grpo"
+            "the rollouts hold no keys and values of the VLM: it is too large for a replay, use ppo or grpo"
         )
     batch = flatten(rollouts, policy.cameras)
     total = torch.from_numpy(discounted(reward, rollouts.valid, gamma))
@@ -241,7 +251,7 @@ def update(
     def judged(rows: Tensor) -> float:
         features, state, after, returns = take(rows, "features", "state", "after", "returns")
         with torch.no_grad():
-            value = critic(features, state, after[..., :dims]).mean(0)
+            value = critic.values(features, state, after[:, None, :, :dims]).mean(0)[:, 0]
         spread = returns.var()
         return float(1 - (returns - value).var() / spread) if spread > 0 else 0.0
 
@@ -258,7 +268,8 @@ def update(
             features, state, after, returns = take(
                 draw(config.critic_minibatch), "features", "state", "after", "returns"
             )
-            loss = loss + functional.mse_loss(critic(features, state, after[..., :dims])[member], returns)
+            value = critic(member, features, state, after[:, None, :, :dims])[:, 0]
+            loss = loss + functional.mse_loss(value, returns)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -282,11 +293,7 @@ def update(
             noise = torch.randn(shape, generator=generator).to(device)
             shift = noise if policy.factor is None else policy.factor @ noise
             chunk = (mean[:, None] + std[:, None] * shift)[..., :dims]
-            each = critic(
-                features[:, None].expand(-1, config.candidates, -1),
-                state[:, None].expand(-1, config.candidates, -1),
-                chunk,
-            )
+            each = critic.values(features, state, chunk)
             value = each.mean(0) - config.pessimism * (each[0] - each[1]).abs()
             centred = value - value.mean(1, keepdim=True)
             spread = value.std(1, keepdim=True).clamp_min(config.least_spread)

@@ -36,7 +36,6 @@ from . import flow
 from .policy import DecisionBatch, Evaluation
 from .text import load_tokenizer, prompt_ids
 
-
 _PREFIX_BYTES = 4 << 30  # of a whole batch's keys and values
 _PREFIX_ROW_BYTES = 64 << 10  # of one decision's, to be kept from acting to learning
 
@@ -332,6 +331,10 @@ class Pi0Policy(nn.Module):
         self._prompts: dict[str, tuple[Tensor, Tensor]] = {}
         self.eval()  # dropout would make the ratio differ from one before the first update
 
+    def set_noise_level(self, noise_level: float) -> None:
+        """Explore more or less from now on."""
+        self.settings = dataclasses.replace(self.settings, noise_level=noise_level)
+
     # ---- the network ---------------------------------------------------------------------------------
 
     @property
@@ -452,9 +455,7 @@ class Pi0Policy(nn.Module):
         if draw is None:
             return sample
         value = self.critic(prefix.features, state).cpu().numpy()
-        return dataclasses.replace(
-            sample, latent={**sample.latent, "value": value, **self._pack(prefix)}
-        )
+        return dataclasses.replace(sample, latent={**sample.latent, "value": value, **self._pack(prefix)})
 
     def _act_flow(
         self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
