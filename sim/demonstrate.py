@@ -198,15 +198,16 @@ def demonstrate(
         if step < wander:
             if step % _TURN == 0:
                 drift[index] = draw.uniform(spec.action_low, spec.action_high).astype(np.float32)
-            mixed = share * label + (1.0 - share) * drift[index]
+            mixed: NDArray[np.float32] = np.float32(share) * label + np.float32(1.0 - share) * drift[index]
             mixed[-1] = drift[index][-1]
-            return np.clip(mixed, spec.action_low, spec.action_high)
+            return np.clip(mixed, spec.action_low, spec.action_high).astype(np.float32)
         since = step - wander
         if noise and since % _EVERY == 0:
             drift[index] = (noise * span * draw.standard_normal(dims)).astype(np.float32)
             drift[index][-1] = 0.0  # the gripper does what the expert says
         if noise and since % _EVERY < _FOR:
-            return np.clip(label + drift[index], spec.action_low, spec.action_high)
+            knocked: NDArray[np.float32] = np.clip(label + drift[index], spec.action_low, spec.action_high)
+            return knocked
         return label
 
     begin(list(range(env.num_slots)))

@@ -20,7 +20,7 @@ It needs a VLM that is frozen, since the replay keeps what the VLM made of the p
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,7 +93,9 @@ class ChunkCritic(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
-        self.first = nn.ModuleList(nn.Linear(features + state + chunk, width) for _ in range(_ENSEMBLE))
+        self.first: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(features + state + chunk, width) for _ in range(_ENSEMBLE)
+        )
         self.rest = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width),
@@ -104,14 +106,13 @@ class ChunkCritic(nn.Module):
 
     def forward(self, member: int, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:
         """What one member thinks of chunks (N,K,H,A) in states of `features` (N,F), `state` (N,S): (N,K)."""
-        first, situation = (
-            self.first[member],
-            torch.cat([(features - self.mean) / self.std, state], -1),
-        )
-        weight = torch.split(first.weight, [situation.shape[-1], first.in_features - situation.shape[-1]], 1)
+        situation = torch.cat([(features - self.mean) / self.std, state], -1)
+        chunk = chunk.flatten(-2)
+        first = self.first[member]
+        of_state, of_chunk = torch.split(first.weight, [situation.shape[-1], chunk.shape[-1]], 1)
         # One product for the state and one for each chunk, not one of both for each chunk.
-        known = functional.linear(situation, weight[0], first.bias)
-        value: Tensor = self.rest[member](known[:, None] + functional.linear(chunk.flatten(-2), weight[1]))
+        known = functional.linear(situation, of_state, first.bias)
+        value: Tensor = self.rest[member](known[:, None] + functional.linear(chunk, of_chunk))
         return value.squeeze(-1)
 
     def values(self, features: Tensor, state: Tensor, chunk: Tensor) -> Tensor:

@@ -530,9 +530,10 @@ class Pi0Policy(nn.Module):
         if self._vlm_learns():
             return None
         if "keys" in batch.latent:  # kept from acting
-            kept = (batch.latent[name].to(self.device) for name in ("keys", "values"))
-            features = batch.latent["features"].to(self.device)
-            return self.recorded_prefix(*kept, self.prompt_mask(batch.instruction), features)
+            keys, values, features = (
+                batch.latent[name].to(self.device) for name in ("keys", "values", "features")
+            )
+            return self.recorded_prefix(keys, values, self.prompt_mask(batch.instruction), features)
         pieces = torch.arange(len(batch)).split(rows)
         parts: list[Prefix] = []
         for piece in pieces:

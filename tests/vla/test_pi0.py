@@ -194,7 +194,7 @@ def test_greedy_sampling_is_that_of_transformers(stem: Any) -> None:
     policy = tiny_policy(settings=Settings(stem=stem, denoise_steps=4))
     observation = observe(5)
     pixels = torch.from_numpy(np.stack([observation.images[name] for name in policy.cameras], axis=1))
-    state = policy._state(torch.from_numpy(observation.state))
+    state = policy.normal_state(torch.from_numpy(observation.state))
     ids, mask = policy._prompt(observation.instruction)
     assert len(set(mask.sum(-1).tolist())) == 2  # sentences of two lengths, so padding matters
     official = {
@@ -225,7 +225,7 @@ def test_token_frequencies_are_their_probabilities() -> None:
     one = observe(1)
     sample = policy.act(one.take([0] * count), [("frequency", row) for row in range(count)])
     prefix = policy.prefix(torch.from_numpy(np.stack(list(one.images.values()), 1)), one.instruction)
-    logits = policy._token_logits(policy._state(torch.from_numpy(one.state)), prefix)[0].detach()
+    logits = policy._token_logits(policy.normal_state(torch.from_numpy(one.state)), prefix)[0].detach()
     probability = logits.softmax(-1).numpy()
     np.testing.assert_allclose(probability.sum(-1), 1.0, atol=1e-6)
     token = np.asarray(sample.latent["token"], np.int64)
