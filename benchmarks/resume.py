@@ -107,7 +107,7 @@ def child(log: Path, shot: Shot | None, args: list[str]) -> int:
 
     def announced(part: str, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal iteration, shooter
             for run in args:
                 if isinstance(run, train.Run):  # it counts finished iterations, and counts up after learning
@@ -120,7 +120,7 @@ def child(log: Path, shot: Shot | None, args: list[str]) -> int:
                 shooter = None
             visits[part] += 1
             try:
-                return original(*args)
+                return original(*args, **kwargs)
             finally:
                 inside.pop()
                 write("end", inside[-1])
