@@ -198,7 +198,7 @@ def demonstrate(
         if step < wander:
             if step % _TURN == 0:
                 drift[index] = draw.uniform(spec.action_low, spec.action_high).astype(np.float32)
-            mixed: NDArray[np.float32] = np.float32(share) * label + np.float32(1.0 - share) * drift[index]
+            mixed = (share * label + (1.0 - share) * drift[index]).astype(np.float32)
             mixed[-1] = drift[index][-1]
             return np.clip(mixed, spec.action_low, spec.action_high).astype(np.float32)
         since = step - wander

@@ -224,6 +224,11 @@ class Critic(nn.Module):
         return value
 
 
+def _layers(cache: DynamicCache) -> Sequence[Any]:
+    """Each with keys and values (N,heads,L,d); transformers leaves their types open."""
+    return cache.layers
+
+
 @dataclass(frozen=True)
 class Prefix:
     """The VLM's pass over images and words, shared by denoising steps, by critic and by group members."""
@@ -236,15 +241,13 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Of keys and values."""
-        layers: Sequence[Any] = self.cache.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in _layers(self.cache))
 
     def take(self, rows: Tensor) -> Prefix:
         """The observations `rows` (int64, repeats allowed); the original is left as it was."""
         rows = rows.to(self.mask.device)
         cache = DynamicCache()
-        layers: Sequence[Any] = self.cache.layers
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(_layers(self.cache)):
             cache.update(layer.keys[rows], layer.values[rows], index)
         return Prefix(cache, self.mask[rows], self.features[rows], self.looks[rows])
 
@@ -445,7 +448,9 @@ class Pi0Policy(nn.Module):
         """
         pixels = np.stack([observation.images[name] for name in self.cameras], axis=1)
         unique, inverse = _same_rows(pixels, observation.instruction)
-        prefix = self.prefix(torch.from_numpy(pixels[unique]), [observation.instruction[i] for i in unique])
+        prefix = self.prefix(
+            torch.from_numpy(pixels[unique]), [observation.instruction[int(i)] for i in unique]
+        )
         if len(unique) < len(pixels):
             prefix = prefix.take(torch.from_numpy(inverse))
         state = self.normal_state(torch.from_numpy(observation.state))
@@ -549,7 +554,7 @@ class Pi0Policy(nn.Module):
         """The prefix as latents of the decisions, so that learning need not look again; {} if too large."""
         if self._vlm_learns() or prefix.nbytes / len(prefix.mask) > _PREFIX_ROW_BYTES:
             return {}
-        layers: Sequence[Any] = prefix.cache.layers
+        layers = _layers(prefix.cache)
         return {
             "keys": torch.stack([layer.keys for layer in layers], 1).float().cpu().numpy(),
             "values": torch.stack([layer.values for layer in layers], 1).float().cpu().numpy(),
