@@ -20,7 +20,7 @@ from .clustering import Vectors, nearest
 def released_centres(success: Vectors) -> tuple[Vectors, bool]:
     """Centres (C,E) of (N,E) successes, and whether DBSCAN found any (if not: their mean)."""
     scaler = StandardScaler().fit(success)
-    scaled = scaler.transform(success)
+    scaled = np.asarray(scaler.transform(success))
     label = DBSCAN(eps=0.5, min_samples=2).fit_predict(scaled)
     if (label < 0).all():
         return success.mean(0, keepdims=True), False
