@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ import torch
 from ..datasets.starts import StartState, counter_generator
 from ..sim.demonstrate import Demonstration, demonstrate
 from ..vla.auxiliary import Auxiliary
-from ..vla.pi0 import Normalizer, Pi0Policy, Prefix, Settings, nano_config
+from ..vla.normalizer import Normalizer
+from ..vla.pi0 import Pi0Policy, Settings, nano_config
 from ..vla.policy import DecisionBatch
+from ..vla.policy_files import save_policy
+from ..vla.prefix import Prefix
 from ..vla.text import build_tokenizer
 from . import environments
 from .checkpoint import publish
@@ -140,7 +144,7 @@ def train_base(config: BaseConfig, out: Path) -> Pi0Policy:
     log["seconds_total"] = round(time.monotonic() - began, 1)
     publish(
         out,
-        policy.save,
+        partial(save_policy, policy),
         {"command": command_line(), "code": code_version(), "config": to_dict(config), "log": log},
     )
     return policy

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..vla.pi0 import Pi0Policy
+from ..vla.policy_files import load_policy
 from .checkpoint import MANIFEST, CheckpointError, Published, open_published
 
 
@@ -56,4 +57,4 @@ def open_policy(name: str, device: str = "cpu", **changes: Any) -> tuple[Pi0Poli
             f"device {device!r} is not available here; `regrip doctor` says why. Use --device cpu"
         )
     found = find_policy(name)
-    return Pi0Policy.load(found.path, **changes).to(device), found
+    return load_policy(found.path, **changes).to(device), found

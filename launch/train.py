@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from ..sim.pool import WorkerPool
 from ..vla import advantages, grpo, mpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
+from ..vla.policy_files import save_policy
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.vision import VisionTower
 from . import environments
@@ -319,7 +321,7 @@ def choose_checkpoint(
 def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
     publish(
         folder.policy,
-        run.policy.save,
+        partial(save_policy, run.policy),
         {
             "command": command_line(),
             "code": code_version(),

@@ -11,7 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .pi0 import Pi0Policy, Prefix
+from .pi0 import Pi0Policy
+from .prefix import Prefix
 
 
 class Auxiliary(nn.Module):

@@ -33,6 +33,7 @@ from ..datasets.episode import Rollouts
 from ..datasets.starts import counter_generator
 from .pi0 import Pi0Policy
 from .policy import flatten
+from .prefix import Prefix
 
 _ENSEMBLE = 2
 
@@ -287,9 +288,7 @@ def update(
             rows, "keys", "values", "mask", "features", "state", "before", "step"
         )
         with torch.no_grad():
-            mean, std = anchor.step_moments(
-                state, policy.recorded_prefix(keys, values, mask, features), before, at
-            )
+            mean, std = anchor.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
             shape = (len(rows), config.candidates, *mean.shape[1:])
             noise = torch.randn(shape, generator=generator).to(device)
             shift = noise if policy.factor is None else policy.factor @ noise
@@ -300,9 +299,7 @@ def update(
             spread = value.std(1, keepdim=True).clamp_min(config.least_spread)
             weight = (config.greed * centred / spread).softmax(1)
             wanted = (weight[..., None, None] * noise).sum(1)[..., :dims]
-        now, std = policy.step_moments(
-            state, policy.recorded_prefix(keys, values, mask, features), before, at
-        )
+        now, std = policy.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
         went = (now - mean) / std
         if policy.factor is not None:
             went = torch.linalg.solve_triangular(policy.factor, went, upper=False)

@@ -20,8 +20,9 @@ from ..datasets.episode import Observation
 from ..datasets.spec import Axis, Camera, RobotSpec
 from ..datasets.starts import counter_generator
 from .grpo import GrpoConfig, ratio_terms
+from .normalizer import Normalizer
 from .objective import clipped_objective
-from .pi0 import Normalizer, Pi0Policy, Settings, nano_config
+from .pi0 import Pi0Policy, Settings, nano_config
 from .policy import DecisionBatch
 from .text import build_tokenizer
 

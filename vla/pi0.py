@@ -12,68 +12,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
+from transformers import PI0Config, PI0ForConditionalGeneration
 
 from ..datasets.episode import Observation
 from ..datasets.protocols import ActionSample
 from ..datasets.spec import RobotSpec
 from ..datasets.starts import counter_generator
 from . import flow
+from .keypoints import KeypointStem
+from .normalizer import Normalizer
 from .policy import DecisionBatch, Evaluation
-from .text import load_tokenizer, prompt_ids
+from .prefix import Prefix
+from .text import prompt_ids
 
 _PREFIX_BYTES = 4 << 30  # of a whole batch's keys and values
 _PREFIX_ROW_BYTES = 64 << 10  # of one decision's, to be kept from acting to learning
-
-
-@dataclass(frozen=True)
-class Normalizer:
-    """Statistics of the demonstrations: state and action mean and standard deviation, action 1 % and 99 %."""
-
-    state_mean: tuple[float, ...]
-    state_std: tuple[float, ...]
-    action_mean: tuple[float, ...]
-    action_std: tuple[float, ...]
-    action_q01: tuple[float, ...]
-    action_q99: tuple[float, ...]
-
-    @classmethod
-    def fit(cls, state: NDArray[np.float32], action: NDArray[np.float32], spec: RobotSpec) -> Normalizer:
-        """Statistics over all rows of state (T,S) and action (T,A).
-
-        A dimension that hardly moved in the demonstrations is given a floor of 2 % of its range, so that
-        exploration noise and rounding are not blown up into it.
-        """
-
-        def floor(std: NDArray[np.float64], low: list[float], high: list[float]) -> tuple[float, ...]:
-            return tuple(np.maximum(std, 0.02 * (np.array(high) - np.array(low))).tolist())
-
-        def limits(axes: Sequence[Any]) -> tuple[list[float], list[float]]:
-            return [axis.low for axis in axes], [axis.high for axis in axes]
-
-        q01, q99 = np.quantile(action, [0.01, 0.99], axis=0)
-        return cls(
-            state_mean=tuple(state.mean(0, dtype=np.float64).tolist()),
-            state_std=floor(state.std(0, dtype=np.float64), *limits(spec.state)),
-            action_mean=tuple(action.mean(0, dtype=np.float64).tolist()),
-            action_std=floor(action.std(0, dtype=np.float64), *limits(spec.action)),
-            action_q01=tuple(q01.tolist()),
-            action_q99=tuple(q99.tolist()),
-        )
 
 
 @dataclass(frozen=True)
@@ -156,55 +119,6 @@ def nano_config(
     )
 
 
-class KeypointStem(nn.Module):
-    """Convolutions and a spatial softmax in the place of SigLIP's linear patches.
-
-    Each channel of the last convolution becomes the expected image coordinates of what it responds to
-    (Levine et al. 2016, arXiv 1504.00702, section 5.1) and how strongly; the channels are dealt out
-    over the tokens that the patches would have given. So few parameters learn from few pictures to find a
-    block to a fraction of a pixel.
-
-    Args:
-        width: length of a token.
-        image_size: pixels, square.
-        tokens: how many tokens the patch grid would have.
-        channels: keypoints, a multiple of `tokens`.
-    """
-
-    def __init__(self, width: int, image_size: int, tokens: int, channels: int = 64) -> None:
-        super().__init__()
-        if channels % tokens:
-            raise ValueError(f"{channels} keypoints cannot be dealt out over {tokens} tokens evenly")
-        self.side = math.isqrt(tokens)
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(3, 32, 6, 4, 1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(32, channels, 1),
-        ).to(memory_format=torch.channels_last)  # as camera pictures come: half the time on a CPU
-        # Untrained responses are all alike; without this every keypoint would start at the centre.
-        self.sharpness = nn.Parameter(torch.full((channels,), math.log(10.0)))
-        self.project = nn.Linear(3 * channels // tokens, width)
-        axis = torch.linspace(-1.0, 1.0, image_size // 4)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
-        self.register_buffer("grid", grid, persistent=False)  # (cells,2), x to the right, y down
-
-    @property
-    def weight(self) -> Tensor:
-        """SigLIP asks its patch embedding for the data type of this."""
-        return self.project.weight
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        response = self.convolutions(pixels).flatten(2).contiguous()  # (N,K,cells)
-        attention = (response * self.sharpness.exp()[:, None]).softmax(-1)
-        strength = (attention * response).sum(-1, keepdim=True)
-        keypoints = torch.cat([attention @ self.grid, strength], -1)  # (N,K,3)
-        tokens: Tensor = self.project(keypoints.view(len(pixels), self.side**2, -1))
-        grid: Tensor = tokens.transpose(1, 2).reshape(len(pixels), -1, self.side, self.side)
-        return grid
-
-
 class Critic(nn.Module):
     """Returns from the VLM's pooled features and the proprioceptive state: a four-layer MLP (pi-RL).
 
@@ -222,50 +136,6 @@ class Critic(nn.Module):
     def forward(self, features: Tensor, state: Tensor) -> Tensor:
         value: Tensor = self.layers(torch.cat([features, state], -1))
         return value
-
-
-def _layers(cache: DynamicCache) -> Sequence[Any]:
-    """Each with keys and values (N,heads,L,d); transformers leaves their types open."""
-    return cache.layers
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The VLM's pass over images and words, shared by denoising steps, by critic and by group members."""
-
-    cache: DynamicCache
-    mask: Tensor  # int64 (N,L)
-    features: Tensor  # (N,F), pooled
-    looks: Tensor  # (N,L_image,d), the image tokens as they go in
-
-    @property
-    def nbytes(self) -> int:
-        """Of keys and values."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in _layers(self.cache))
-
-    def take(self, rows: Tensor) -> Prefix:
-        """The observations `rows` (int64, repeats allowed); the original is left as it was."""
-        rows = rows.to(self.mask.device)
-        cache = DynamicCache()
-        for index, layer in enumerate(_layers(self.cache)):
-            cache.update(layer.keys[rows], layer.values[rows], index)
-        return Prefix(cache, self.mask[rows], self.features[rows], self.looks[rows])
-
-    @classmethod
-    def join(cls, parts: Sequence[Prefix]) -> Prefix:
-        """Several batches as one."""
-        cache = DynamicCache()
-        for index in range(len(parts[0].cache.layers)):
-            layers: list[Any] = [part.cache.layers[index] for part in parts]
-            cache.update(
-                torch.cat([layer.keys for layer in layers]),
-                torch.cat([layer.values for layer in layers]),
-                index,
-            )
-        mask, features, looks = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("mask", "features", "looks")
-        )
-        return cls(cache, mask, features, looks)
 
 
 class Pi0Policy(nn.Module):
@@ -460,7 +330,7 @@ class Pi0Policy(nn.Module):
         if draw is None:
             return sample
         value = self.critic(prefix.features, state).cpu().numpy()
-        return dataclasses.replace(sample, latent={**sample.latent, "value": value, **self._pack(prefix)})
+        return dataclasses.replace(sample, latent={**sample.latent, "value": value, **self._kept(prefix)})
 
     def _act_flow(
         self, state: Tensor, prefix: Prefix, draw: Sequence[np.random.Generator] | None
@@ -538,7 +408,7 @@ class Pi0Policy(nn.Module):
             keys, values, features = (
                 batch.latent[name].to(self.device) for name in ("keys", "values", "features")
             )
-            return self.recorded_prefix(keys, values, self.prompt_mask(batch.instruction), features)
+            return Prefix.unpack(keys, values, self.prompt_mask(batch.instruction), features)
         pieces = torch.arange(len(batch)).split(rows)
         parts: list[Prefix] = []
         for piece in pieces:
@@ -550,24 +420,11 @@ class Pi0Policy(nn.Module):
     def _vlm_learns(self) -> bool:
         return any(parameter.requires_grad for parameter in self.pi0.model.vlm.parameters())
 
-    def _pack(self, prefix: Prefix) -> dict[str, NDArray[np.float32]]:
+    def _kept(self, prefix: Prefix) -> dict[str, NDArray[np.float32]]:
         """The prefix as latents of the decisions, so that learning need not look again; {} if too large."""
         if self._vlm_learns() or prefix.nbytes / len(prefix.mask) > _PREFIX_ROW_BYTES:
             return {}
-        layers = _layers(prefix.cache)
-        return {
-            "keys": torch.stack([layer.keys for layer in layers], 1).float().cpu().numpy(),
-            "values": torch.stack([layer.values for layer in layers], 1).float().cpu().numpy(),
-            "features": prefix.features.cpu().numpy(),
-        }
-
-    def recorded_prefix(self, keys: Tensor, values: Tensor, mask: Tensor, features: Tensor) -> Prefix:
-        """A prefix from what `act` recorded of it: keys and values (N,layers,heads,L,d), mask, features."""
-        cache = DynamicCache()
-        for index in range(keys.shape[1]):
-            cache.update(keys[:, index].float(), values[:, index].float(), index)
-        none = torch.zeros(len(keys), 0, self.token_width, device=self.device)
-        return Prefix(cache, mask, features, none)
+        return prefix.pack()
 
     def prompt_mask(self, instruction: Sequence[str]) -> Tensor:
         """Int64 (N,L): which of the prefix's tokens are no padding."""
@@ -672,82 +529,9 @@ class Pi0Policy(nn.Module):
             loss = loss + auxiliary(prefix, batch.privileged)
         return loss
 
-    # ---- files ---------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Write the policy: weights as safetensors, all else as JSON."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.weights(), str(folder / "model.safetensors"))
-        (folder / "config.json").write_text(json.dumps(self.describe(), indent=1))
-        self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "robot.json").write_text(json.dumps(self.spec.to_json(), indent=1))
-
     def weights(self) -> dict[str, Tensor]:
+        """Everything that is saved, on the CPU."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "settings": dataclasses.asdict(self.settings),
-            "normalizer": dataclasses.asdict(self.normalizer),
-            "pi0": json.loads(self.config.to_json_string(use_diff=False)),
-        }
-
-    @classmethod
-    def from_transformers(
-        cls, folder: Path, settings: Settings, spec: RobotSpec, normalizer: Normalizer
-    ) -> Pi0Policy:
-        """A pi-zero in transformers' own format (the published size, say), with its own tokenizer.
-
-        The critic starts from random weights. `settings.stem` must be ``patch``: the weights hold patches.
-
-        Raises:
-            FileNotFoundError: if the folder or its tokenizer.json is missing.
-            ValueError: if the spec or the settings do not fit.
-        """
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no config.json: give a folder written by transformers")
-        if settings.stem != "patch":
-            raise ValueError(f"stem {settings.stem!r}: a published pi0 sees with linear patches, use 'patch'")
-        network = PI0ForConditionalGeneration.from_pretrained(str(folder), local_files_only=True)
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-        return cls(network.config, settings, spec, normalizer, tokenizer, network)
-
-    @classmethod
-    def load(cls, folder: Path, **changes: Any) -> Pi0Policy:
-        """Read a policy folder; `changes` override fields of its Settings.
-
-        Raises:
-            FileNotFoundError: if a file is missing, naming it.
-            ValueError: if a file is truncated or does not fit.
-        """
-        for name in ("config.json", "robot.json", "tokenizer.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder} is not a policy folder: {name} is missing. "
-                    "`regrip base` and `regrip train` write such folders"
-                )
-        try:
-            described = json.loads((folder / "config.json").read_text())
-            spec = RobotSpec.from_json(json.loads((folder / "robot.json").read_text()))
-            weights = load_file(str(folder / "model.safetensors"))
-            tokenizer = load_tokenizer(folder / "tokenizer.json")
-        except Exception as error:  # safetensors raises its own class on a torn file, tokenizers the bare one
-            if type(error) is not Exception and type(error).__name__ not in (
-                "SafetensorError",
-                "JSONDecodeError",
-            ):
-                raise
-            raise ValueError(f"policy folder {folder} is damaged ({error}); copy it again") from error
-        _require_known(described, folder / "config.json")
-        policy = cls(
-            PI0Config.from_dict(described["pi0"]),
-            Settings(**{**described["settings"], **changes}),
-            spec,
-            Normalizer(**{key: tuple(value) for key, value in described["normalizer"].items()}),
-            tokenizer,
-        )
-        policy.load_weights(weights, str(folder))
-        return policy
 
     def load_weights(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load exact float32 weights; refuses missing, extra or misshapen ones by name."""
@@ -758,20 +542,6 @@ class Pi0Policy(nn.Module):
         if wrong:
             raise ValueError(f"weights of {source} do not fit this architecture: {', '.join(wrong[:5])}")
         self.load_state_dict(dict(weights))
-
-
-def _require_known(described: Mapping[str, Any], path: Path) -> None:
-    """Refuse a config.json that another program or version wrote, naming what is missing or not known."""
-    parts: dict[str, type | None] = {"settings": Settings, "normalizer": Normalizer, "pi0": None}
-    for part, kind in parts.items():
-        if part not in described:
-            raise ValueError(f"{path} has no {part}: another program wrote it, or another version of regrip")
-        known = {field.name for field in dataclasses.fields(kind)} if kind else set()
-        if kind and (unknown := sorted(described[part].keys() - known)):
-            raise ValueError(
-                f"{path}: this version of regrip does not know {', '.join(unknown)} in {part}; "
-                f"it knows {', '.join(sorted(known))}"
-            )
 
 
 def _same_rows(

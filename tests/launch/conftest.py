@@ -1,5 +1,6 @@
 """A real policy, small and untrained, in a folder as `regrip base` writes it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from regrip.launch import environments
 from regrip.launch.checkpoint import publish
 from regrip.launch.environments import EnvConfig
 from regrip.sim.worker import resolve
-from regrip.vla.pi0 import Normalizer, Pi0Policy, Settings, nano_config
+from regrip.vla.normalizer import Normalizer
+from regrip.vla.pi0 import Pi0Policy, Settings, nano_config
+from regrip.vla.policy_files import save_policy
 from regrip.vla.text import build_tokenizer
 
 
@@ -36,5 +39,5 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer,
     )
     folder = tmp_path_factory.mktemp("policies") / "tiny"
-    publish(folder, policy.save, {"seed": 0})
+    publish(folder, partial(save_policy, policy), {"seed": 0})
     return folder

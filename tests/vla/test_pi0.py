@@ -19,8 +19,10 @@ from regrip.datasets.episode import Observation, Rollouts
 from regrip.datasets.spec import Axis, Camera, RobotSpec, SpecMismatchError
 from regrip.datasets.starts import StartState
 from regrip.vla import flow, grpo, ppo
+from regrip.vla.normalizer import Normalizer
 from regrip.vla.numerics import play, tiny_policy
-from regrip.vla.pi0 import Normalizer, Pi0Policy, Settings
+from regrip.vla.pi0 import Pi0Policy, Settings
+from regrip.vla.policy_files import load_policy, save_policy
 from regrip.vla.text import build_tokenizer
 from regrip.vla.vision import VisionTower
 
@@ -339,8 +341,8 @@ def test_vision_tower_stays_what_it_was() -> None:
 @each_head
 def test_save_and_load_are_bit_exact(settings: Settings, tmp_path: Path) -> None:
     policy = tiny_policy(settings=settings)
-    policy.save(tmp_path)
-    loaded = Pi0Policy.load(tmp_path)
+    save_policy(policy, tmp_path)
+    loaded = load_policy(tmp_path)
     assert same_bits(weights(policy), weights(loaded))
     assert (loaded.settings, loaded.spec, loaded.normalizer) == (
         policy.settings,
@@ -350,21 +352,19 @@ def test_save_and_load_are_bit_exact(settings: Settings, tmp_path: Path) -> None
     assert (
         loaded.act(observe(3), keys(3)).action.tobytes() == policy.act(observe(3), keys(3)).action.tobytes()
     )
-    assert Pi0Policy.load(tmp_path, noise_level=0.8).settings == dataclasses.replace(
-        settings, noise_level=0.8
-    )
+    assert load_policy(tmp_path, noise_level=0.8).settings == dataclasses.replace(settings, noise_level=0.8)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "robot.json", "tokenizer.json"])
 def test_missing_and_cut_files_are_named(name: str, tmp_path: Path) -> None:
-    tiny_policy().save(tmp_path)
+    save_policy(tiny_policy(), tmp_path)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"damaged.*copy it again"):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -374,19 +374,19 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_another_programs_config_is_refused_by_name(tmp_path: Path) -> None:
-    tiny_policy().save(tmp_path)
+    save_policy(tiny_policy(), tmp_path)
     edit(tmp_path / "config.json", lambda data: data["settings"].update(noise_scale=1.0))
     with pytest.raises(ValueError, match="does not know noise_scale in settings; it knows bins, denoise"):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
     edit(tmp_path / "config.json", lambda data: data["settings"].pop("noise_scale"))
     edit(tmp_path / "config.json", lambda data: data.pop("normalizer"))
     with pytest.raises(ValueError, match=r"config\.json has no normalizer"):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "misshapen"])
 def test_foreign_weights_are_refused_by_name(fault: str, tmp_path: Path) -> None:
-    tiny_policy().save(tmp_path)
+    save_policy(tiny_policy(), tmp_path)
     tensors = load_file(str(tmp_path / "model.safetensors"))
     if fault == "missing":
         del tensors["pool.weight"]
@@ -396,18 +396,18 @@ def test_foreign_weights_are_refused_by_name(fault: str, tmp_path: Path) -> None
         tensors["pool.weight"] = torch.zeros(1, 7)
     save_file(tensors, str(tmp_path / "model.safetensors"))
     with pytest.raises(ValueError, match=r"do not fit this architecture: pool\.(weight|other)"):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
 
 
 def test_a_robot_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     policy = tiny_policy()
-    policy.save(tmp_path)
+    save_policy(policy, tmp_path)
     edit(
         tmp_path / "robot.json",
         lambda data: data.update(name="seven-joints", action=[data["action"][0]] * 7),
     )
     with pytest.raises(ValueError, match="robot seven-joints has 7 action and 4 state dimensions"):
-        Pi0Policy.load(tmp_path)
+        load_policy(tmp_path)
     larger = dataclasses.replace(policy.spec, cameras=(Camera("front", 64, 64),))
     with pytest.raises(ValueError, match="camera front gives 64x64 px; this pi0 config sees 32x32"):
         Pi0Policy(policy.config, policy.settings, larger, policy.normalizer, policy.tokenizer)
