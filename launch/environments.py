@@ -26,8 +26,8 @@ class EnvConfig:
 
     Attributes:
         name: the simulator.
-        suite: a family of tasks in one scene.
-        tasks: some of the suite's tasks by name; empty for all.
+        suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long.
+        tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
@@ -66,9 +66,10 @@ def task_names(config: EnvConfig) -> list[str]:
         ValueError: if the suite or a task is not known, naming the nearest.
     """
     every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
-    for task in config.tasks:
-        _known(f"{config.suite}/{task}", list(every), f"task of suite {config.suite}")
-    return [f"{config.suite}/{task}" for task in config.tasks] or list(every)
+    wanted = [task if "/" in task else f"{config.suite}/{task}" for task in config.tasks]
+    for task in wanted:
+        _known(task, list(every), f"task of suite {config.suite}")
+    return wanted or list(every)
 
 
 def sentences(config: EnvConfig) -> list[str]:

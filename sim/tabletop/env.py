@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
-from ..env import EnvStep
+from ..env import Env, EnvStep
 from . import control
 from .control import CONTROL_MODES, ControlMode
 from .experts import Expert
@@ -18,7 +18,7 @@ from .goals import Memory
 from .kinematics import ArmKinematics
 from .mujoco_world import MujocoWorld
 from .scenes import CONTROL_RATE_HZ, HOME_JOINTS, Scene
-from .tasks import PARAPHRASES, Paraphrase, Task, load, unknown
+from .tasks import PARAPHRASES, Paraphrase, Task, load, suites, unknown
 
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)
@@ -30,6 +30,7 @@ class TabletopEnv:
     """Implements `Env` on MuJoCo.
 
     Attributes:
+        suite: whose tasks it plays.
         privileged_names: what each entry of `privileged()` is.
     """
 
@@ -72,6 +73,7 @@ class TabletopEnv:
             raise ValueError(unknown("control mode", control_mode, list(CONTROL_MODES)))
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
+        self.suite = suite
         self._suite = load(suite)
         self._paraphrase: Paraphrase = paraphrase
         self._mode = control_mode
@@ -250,9 +252,20 @@ def make(
     image_size: int = 64,
     control_mode: ControlMode = "ee_delta",
     paraphrase: Paraphrase = "canonical",
-) -> TabletopEnv:
-    """`TabletopEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.tabletop.env:make``."""
-    return TabletopEnv(suite, tuple(cameras), image_size, control_mode, paraphrase)
+) -> Env:
+    """An environment from JSON-able arguments; a worker calls it as ``regrip.sim.tabletop.env:make``.
+
+    Args:
+        suite: as for `TabletopEnv`, or ``four``: spatial, object, goal and long together.
+        cameras: as for `TabletopEnv`, and so are the others.
+        image_size: see there.
+        control_mode: see there.
+        paraphrase: see there.
+    """
+    from .several import SeveralSuites  # which imports this module
+
+    envs = [TabletopEnv(name, tuple(cameras), image_size, control_mode, paraphrase) for name in suites(suite)]
+    return envs[0] if len(envs) == 1 else SeveralSuites(envs)
 
 
 def privileged_names(scene: Scene) -> tuple[str, ...]:

@@ -77,8 +77,9 @@ class Suite:
         return self.tasks[names.index(name)]
 
 
+FOUR = ("spatial", "object", "goal", "long")
 # Suite to the module that has its `SUITE`; imported when asked for.
-SUITES: dict[str, str] = {name: f".suites.{name}" for name in ("demo", "spatial", "object", "goal", "long")}
+SUITES: dict[str, str] = {name: f".suites.{name}" for name in ("demo", *FOUR)}
 
 
 def load(name: str) -> Suite:
@@ -88,21 +89,27 @@ def load(name: str) -> Suite:
         ValueError: if there is none, naming the nearest.
     """
     if name not in SUITES:
-        raise ValueError(unknown("tabletop suite", name, list(SUITES)))
+        raise ValueError(unknown("tabletop suite", name, [*SUITES, "four"]))
     suite = importlib.import_module(SUITES[name], __package__).SUITE
     assert isinstance(suite, Suite)
     return suite
 
 
+def suites(name: str) -> tuple[str, ...]:
+    """The suites that a name stands for: itself, or the four of ``four``."""
+    return FOUR if name == "four" else (name,)
+
+
 def task_names(suite: str) -> tuple[str, ...]:
-    """``suite/task`` of every task, as a `StartState` wants it."""
-    return tuple(f"{suite}/{task.name}" for task in load(suite).tasks)
+    """``suite/task`` of every task, as a `StartState` wants it; `suite` may be ``four``."""
+    return tuple(f"{name}/{task.name}" for name in suites(suite) for task in load(name).tasks)
 
 
 def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
     """Every instruction of a suite, sorted; of one kind, or of all kinds if `paraphrase` is None."""
     kinds = PARAPHRASES if paraphrase is None else (paraphrase,)
-    return sorted({text for task in load(suite).tasks for kind in kinds for text in task.phrases(kind)})
+    tasks = [task for name in suites(suite) for task in load(name).tasks]
+    return sorted({text for task in tasks for kind in kinds for text in task.phrases(kind)})
 
 
 def vocabulary(suite: str) -> list[str]:
