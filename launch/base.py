@@ -100,7 +100,11 @@ def main(args: Sequence[str]) -> int:
         description="Train a base policy from a scripted expert's demonstrations.",
     )  # fmt: skip
     train_base(parsed.config, parsed.options.out)
-    print(f"\nbase policy in {parsed.options.out}\nmeasure it: regrip eval {parsed.options.out}")
+    env = parsed.config.env
+    print(
+        f"\nbase policy in {parsed.options.out}\n"
+        f"measure it: regrip eval {parsed.options.out} --env {env.name} --suite {env.suite}"
+    )
     return 0
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
+from ..sim import perturb
 from ..sim.pool import WorkerPool
+from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
 
 FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
@@ -31,6 +33,7 @@ class EnvConfig:
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
+        perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
         deadline_s: a worker that answers no call for so long is killed and its episodes replayed.
@@ -43,20 +46,35 @@ class EnvConfig:
     image_size: int = 64
     control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
+    perturb: str = "none"
     workers: int = 0
     slots: int = 48
     deadline_s: float = 60.0
     memory_limit_mb: int = 0
 
 
+def perturbations(name: str) -> dict[str, str]:
+    """Kinds of perturbation that a simulator's environments know, and what each does."""
+    return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
+
+
 def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
     """The ``module:function`` and keyword arguments that make this environment in a worker."""
-    return FACTORIES[config.name], {
+    target, kind = FACTORIES[config.name], config.perturb
+    kwargs: dict[str, Any] = {
         "suite": config.suite,
         "image_size": config.image_size,
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
     }
+    if kind == "none":
+        return target, kwargs
+    require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
+    if kind in perturb.KINDS:
+        return "regrip.sim.perturb:with_perturbation", {
+            "factory": target, "kwargs": kwargs, "kind": kind, "tasks": task_names(config),
+        }  # fmt: skip
+    return target, {**kwargs, "perturb": kind}
 
 
 def task_names(config: EnvConfig) -> list[str]:
@@ -68,7 +86,7 @@ def task_names(config: EnvConfig) -> list[str]:
     every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
     wanted = [task if "/" in task else f"{config.suite}/{task}" for task in config.tasks]
     for task in wanted:
-        _known(task, list(every), f"task of suite {config.suite}")
+        require_known(task, list(every), f"task of suite {config.suite}")
     return wanted or list(every)
 
 
@@ -122,7 +140,12 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Worke
     )
 
 
-def _known(name: str, names: list[str], what: str) -> None:
+def require_known(name: str, names: list[str], what: str) -> None:
+    """Refuse a name that is not among `names`, naming the nearest.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

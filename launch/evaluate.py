@@ -21,6 +21,7 @@ from ..datasets.spec import RobotSpec
 from ..datasets.starts import Split, StartState
 from ..datasets.statistics import Rate
 from ..sim.collect import collect
+from ..vla.pi0 import Pi0Policy
 from . import environments
 from .checkpoint import Published
 from .config import from_dict, parse_options, to_dict
@@ -124,6 +125,8 @@ class Options:
         episodes_per_task: start states of each task.
         mode: how the policy acts.
         paraphrase: wording of the instructions.
+        perturb: what is changed from the suite: `none`, a kind, several with commas, or `all`; the policy is
+            then measured greedy (or sampled, if that is the mode), undisturbed and with each kind.
         seed: family of start states.
         workers: simulator processes; the result does not depend on it. 0 takes one for each core.
         slots: environments that are played at once.
@@ -141,6 +144,7 @@ class Options:
     episodes_per_task: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 30
     mode: Literal["both", "greedy", "sampled"] = "both"
     paraphrase: str = "canonical"
+    perturb: str = "none"
     seed: int = 0
     workers: int = 0
     slots: int = 48
@@ -167,27 +171,17 @@ def main(args: Sequence[str]) -> int:
     out = options.out or default_out(published, options)
     require_place(out)
 
-    began = time.monotonic()
     starts = eval_starts(
         environments.task_names(config), options.split, options.episodes_per_task, options.seed
     )
-    played: dict[str, Played] = {}
-    with environments.open_pool(config, policy.chunk_size) as pool:
-        pool.spec.require_match(
-            policy.spec, f"environment {config.name}/{config.suite}", f"policy {options.policy}"
-        )
-        for mode in ("greedy", "sampled") if options.mode == "both" else (options.mode,):
-            with Progress(mode) as bar:
-                played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+    kinds = perturbations(options.perturb, config.name)
+    if kinds:
+        from .robustness import measure_robustness
 
-    measurement = measure(
-        config,
-        published,
-        policy.spec,
-        played,
-        policy_name=options.policy,
-        seconds=time.monotonic() - began,
-    )
+        measure_robustness(config, policy, published, starts, options, kinds, out)
+        return 0
+    modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
+    measurement, played = measure_modes(config, policy, published, starts, modes, options.policy)
     measurement.save(out)
     print_table(measurement)
     print(f"result: {out}")
@@ -198,6 +192,50 @@ def main(args: Sequence[str]) -> int:
             folder = record(config, episodes, out.with_suffix("") / mode, options.videos)
             print(f"videos: {folder}")
     return 0
+
+
+def measure_modes(
+    config: EnvConfig,
+    policy: Pi0Policy,
+    published: Published,
+    starts: Sequence[StartState],
+    modes: Sequence[str],
+    policy_name: str,
+    label: str = "",
+) -> tuple[Measurement, dict[str, Played]]:
+    """Play one episode from each start state in each mode, in workers of its own.
+
+    Raises:
+        ContractError: if the policy is of another robot.
+    """
+    began = time.monotonic()
+    played: dict[str, Played] = {}
+    with environments.open_pool(config, policy.chunk_size) as pool:
+        pool.spec.require_match(
+            policy.spec, f"environment {config.name}/{config.suite}", f"policy {policy_name}"
+        )
+        for mode in modes:
+            with Progress(f"{label}{mode}") as bar:
+                played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+    seconds = time.monotonic() - began
+    return measure(config, published, policy.spec, played, policy_name=policy_name, seconds=seconds), played
+
+
+def perturbations(wanted: str, simulator: str) -> tuple[str, ...]:
+    """The kinds that `--perturb` names; none for ``none``.
+
+    Raises:
+        ValueError: if a kind does not exist there, naming the nearest.
+    """
+    known = environments.perturbations(simulator)
+    if wanted == "none":
+        return ()
+    if wanted == "all":
+        return tuple(known)
+    kinds = tuple(part.strip() for part in wanted.split(","))
+    for kind in kinds:
+        environments.require_known(kind, ["none", "all", *known], f"perturbation of {simulator}")
+    return kinds
 
 
 def environment_for(spec: RobotSpec, options: Options) -> EnvConfig:

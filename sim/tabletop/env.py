@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from ..env import Env, EnvStep
 from . import control
+from . import perturb as perturbations
 from .control import CONTROL_MODES, ControlMode
 from .experts import Expert
 from .goals import Memory
@@ -23,7 +25,7 @@ from .tasks import PARAPHRASES, Paraphrase, Task, load, suites, unknown
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)
 _START_JITTER_RAD = 0.04
-_SNAPSHOT = "regrip tabletop 1"
+_SNAPSHOT = "regrip tabletop 2"
 
 
 class TabletopEnv:
@@ -46,6 +48,7 @@ class TabletopEnv:
         image_size: int = 64,
         control_mode: ControlMode = "ee_delta",
         paraphrase: Paraphrase = "canonical",
+        perturb: str = "none",
     ) -> None:
         """Build a suite's scene.
 
@@ -56,6 +59,7 @@ class TabletopEnv:
             control_mode: ``ee_delta`` or ``joint_position``.
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
+            perturb: ``none``, or one of `perturb.KINDS`.
 
         Raises:
             ValueError: if an argument is not one of these.
@@ -73,11 +77,15 @@ class TabletopEnv:
             raise ValueError(unknown("control mode", control_mode, list(CONTROL_MODES)))
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
+        if perturb != "none" and perturb not in perturbations.KINDS:
+            raise ValueError(unknown("perturbation", perturb, ["none", *perturbations.KINDS]))
         self.suite = suite
         self._suite = load(suite)
+        self._perturb = perturb
+        self._look: perturbations.Look | None = None
         self._paraphrase: Paraphrase = paraphrase
         self._mode = control_mode
-        self._world = MujocoWorld(self._suite.scene, image_size)
+        self._world = MujocoWorld(perturbations.scene_for(perturb, self._suite.scene), image_size)
         self._arm = ArmKinematics()
         self.spec = _spec(self._arm, control_mode, [Camera(name, image_size, image_size) for name in cameras])
         self._low = self.spec.action_low.astype(np.float64)
@@ -116,7 +124,11 @@ class TabletopEnv:
             )
         task = self._suite.task(start.task_name)
         layout = task.arrange(start, start.generator("layout"))
-        jitter = start.generator("robot").uniform(-_START_JITTER_RAD, _START_JITTER_RAD, 7)
+        layout = perturbations.change_layout(self._perturb, start, layout, self._world.scene)
+        jitter = perturbations.start_jitter(self._perturb, start)
+        if jitter is None:
+            jitter = start.generator("robot").uniform(-_START_JITTER_RAD, _START_JITTER_RAD, 7)
+        self._look = perturbations.draw_look(self._perturb, start)
         self._world.place(np.array(HOME_JOINTS) + jitter, control.WIDTH_MAX_M, layout.poses, layout.joints)
         phrases = task.phrases(self._paraphrase)
         self._begin(task, phrases[int(start.generator("phrase").integers(len(phrases)))])
@@ -195,7 +207,7 @@ class TabletopEnv:
         names = [item.name for item in self.spec.cameras]
         if camera not in names:
             raise ValueError(unknown("camera of this environment", camera, names))
-        return self._world.render(camera)
+        return self._world.render(camera, self._look)
 
     def expert(self) -> Expert:
         """A scripted expert for the present episode, from its present state on."""
@@ -216,23 +228,25 @@ class TabletopEnv:
             "steps": self._steps,
             "over": self._over,
             "memory": self._memory,
+            "perturb": self._perturb,
+            "look": None if self._look is None else dataclasses.asdict(self._look),
         }
         return json.dumps(header).encode() + b"\n" + self._world.get_state().astype("<f8").tobytes()
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from a snapshot of any environment of the same suite and control mode, bit for bit.
+        """Go on from a snapshot of any environment made with the same suite, control mode and perturbation.
 
         Raises:
-            ValueError: if the snapshot is of another suite, control mode or version.
+            ValueError: if the snapshot is of another suite, control mode, perturbation or version.
         """
         line, _, body = snapshot.partition(b"\n")
         header = json.loads(line)
-        mine = (_SNAPSHOT, self._suite.name, self._mode)
-        theirs = (header.get("format"), header.get("suite"), header.get("control_mode"))
+        mine = (_SNAPSHOT, self._suite.name, self._mode, self._perturb)
+        theirs = tuple(header.get(key) for key in ("format", "suite", "control_mode", "perturb"))
         if theirs != mine:
             raise ValueError(
                 f"snapshot is of {theirs}, this environment is {mine}: make the environment with the same "
-                "suite and control_mode"
+                "suite, control_mode and perturb"
             )
         self._task = self._suite.task(header["task"])
         self.instruction = header["instruction"]
@@ -240,6 +254,7 @@ class TabletopEnv:
         self._steps = header["steps"]
         self._over = header["over"]
         self._memory = header["memory"]
+        self._look = None if header["look"] is None else perturbations.Look(**header["look"])
         self._world.set_state(np.frombuffer(body, dtype="<f8").astype(np.float64))
 
     def close(self) -> None:
@@ -252,6 +267,7 @@ def make(
     image_size: int = 64,
     control_mode: ControlMode = "ee_delta",
     paraphrase: Paraphrase = "canonical",
+    perturb: str = "none",
 ) -> Env:
     """An environment from JSON-able arguments; a worker calls it as ``regrip.sim.tabletop.env:make``.
 
@@ -261,10 +277,14 @@ def make(
         image_size: see there.
         control_mode: see there.
         paraphrase: see there.
+        perturb: see there.
     """
     from .several import SeveralSuites  # which imports this module
 
-    envs = [TabletopEnv(name, tuple(cameras), image_size, control_mode, paraphrase) for name in suites(suite)]
+    envs = [
+        TabletopEnv(name, tuple(cameras), image_size, control_mode, paraphrase, perturb)
+        for name in suites(suite)
+    ]
     return envs[0] if len(envs) == 1 else SeveralSuites(envs)
 
 

@@ -14,6 +14,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from . import rotation
+from .perturb import Look
 from .scenes import SUBSTEPS, Scene
 
 Array = NDArray[np.float64]
@@ -55,6 +57,7 @@ class MujocoWorld:
         assert [self._qpos[f"joint{i + 1}"] for i in range(7)] == list(range(7)), "arm joints must come first"
         assert self._qpos["finger1"] == 7, "finger joints must follow the arm"
         self._geom_body: list[int] = model.geom_bodyid.tolist()
+        self._table_geom = model.geom("table").id
         self._contacts: set[tuple[int, int]] | None = None
 
     # The view -----------------------------------------------------------------------------------------------
@@ -162,13 +165,37 @@ class MujocoWorld:
 
     # Pictures -----------------------------------------------------------------------------------------------
 
-    def render(self, camera: str) -> NDArray[np.uint8]:
-        """(H,W,3) RGB."""
+    def render(self, camera: str, look: Look | None = None) -> NDArray[np.uint8]:
+        """(H,W,3) RGB; `look` changes the picture and nothing else."""
         renderer = self._renderer
         if renderer is None:
             renderer = self._renderer = self._open_renderer()
         renderer.update_scene(self.data, camera)
+        if look is not None:
+            self._change(renderer.scene, camera, look)
         return np.array(renderer.render(), dtype=np.uint8)
+
+    def _change(self, scene: mujoco.MjvScene, camera: str, look: Look) -> None:
+        # The abstract scene is made anew for every picture; the model, which others share, stays as it is.
+        for eye in scene.camera:
+            back = -np.asarray(eye.forward)
+            axes = np.stack([np.cross(eye.up, back), eye.up, back], 1)  # right, up, back
+            if (turn := look.turn_rad.get(camera)) is not None:
+                turned = axes @ rotation.matrix(rotation.from_vector(np.array(turn)))
+                eye.up, eye.forward = turned[:, 1], -turned[:, 2]
+            if (shift := look.shift_m.get(camera)) is not None:
+                eye.pos = eye.pos + axes @ np.array(shift)
+        swing = rotation.matrix(rotation.from_vector(np.array(look.lamp_turn_rad)))
+        for light in scene.lights[: scene.nlight]:
+            light.ambient = np.minimum(look.ambient * light.ambient, 1.0)
+            if light.headlight:
+                continue
+            light.diffuse = np.minimum(np.array(look.lamp) * light.diffuse, 1.0)
+            light.dir = swing @ light.dir
+        if look.table is not None:
+            for geom in scene.geoms[: scene.ngeom]:
+                if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid == self._table_geom:
+                    geom.rgba = np.array((*look.table, 1.0), np.float32)
 
     def _open_renderer(self) -> mujoco.Renderer:
         key = (self.scene.mjcf, self._image_size)

@@ -65,6 +65,18 @@ def from_vector(vector: Array) -> Array:
     return np.array((math.cos(angle / 2), x * scale, y * scale, z * scale))
 
 
+def matrix(q: Array) -> Array:
+    """(3,3), its columns are the rotated axes."""
+    w, x, y, z = q.tolist()
+    return np.array(
+        (
+            (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        )
+    )
+
+
 def gripper_down(yaw_rad: float) -> Array:
     """Orientation of the tool centre point, fingers straight down, opening along y turned by `yaw_rad`."""
     return np.array((0.0, math.cos(yaw_rad / 2), math.sin(yaw_rad / 2), 0.0))

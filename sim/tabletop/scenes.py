@@ -38,10 +38,14 @@ class Scene:
     Attributes:
         things: in the order of their bodies.
         front_camera: position, axes and field of view of the camera ``front``.
+        assets: an ``<asset>`` element more, or nothing.
+        table_material: of the table, from `assets`; nothing leaves it plain.
     """
 
     things: tuple[Prop, ...]
     front_camera: str
+    assets: str = ""
+    table_material: str = ""
 
     def prop(self, name: str) -> Prop:
         return next(prop for prop in self.things if prop.name == name)
@@ -62,7 +66,13 @@ class Scene:
         base = ElementTree.fromstring(_BASE.replace("FRONT_CAMERA", self.front_camera))
         for tag in ("default", "actuator"):
             base.append(_child(panda, tag))
+        if self.assets:
+            base.append(ElementTree.fromstring(self.assets))
         worldbody = _child(base, "worldbody")
+        if self.table_material:
+            table = next(geom for geom in worldbody.iter("geom") if geom.get("name") == "table")
+            table.set("material", self.table_material)
+            table.set("rgba", "1 1 1 1")
         worldbody.extend(_child(panda, "worldbody"))
         worldbody.extend(ElementTree.fromstring(prop.xml) for prop in self.things)
         return ElementTree.tostring(base, encoding="unicode")
