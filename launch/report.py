@@ -81,30 +81,26 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     after = load_measurement(run.eval_after) if run.eval_after.exists() else None
     if before and after:
         require_comparable(before, after, run.eval_before.name, run.eval_after.name)
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            name=run.path.resolve().name,
-            format_p=format_p,
-            version=regrip.__version__,
-            settings=settings,
-            command=shlex.join(settings.get("command", [])),
-            code=settings.get("code", {}),
-            config_toml=to_toml(settings.get("config", {})),
-            practice=_practice(rows),
-            headline=_headline(before, after),
-            modes=_modes(before, after),
-            tasks=_tasks(before, after),
-            before=before,
-            after=after,
-            videos=_videos(read_index(run.videos / "before"), read_index(run.videos / "after")),
-            learning=_learning(rows),
-            reward=_reward(rows),
-            waste=_waste(rows),
-            budget=_budget(rows),
-            incidents=_incidents(run.read_incidents()),
-        )
+    page = template("report.html").render(
+        name=run.path.resolve().name,
+        format_p=format_p,
+        version=regrip.__version__,
+        settings=settings,
+        command=shlex.join(settings.get("command", [])),
+        code=settings.get("code", {}),
+        config_toml=to_toml(settings.get("config", {})),
+        practice=_practice(rows),
+        headline=_headline(before, after),
+        modes=_modes(before, after),
+        tasks=_tasks(before, after),
+        before=before,
+        after=after,
+        videos=_videos(read_index(run.videos / "before"), read_index(run.videos / "after")),
+        learning=_learning(rows),
+        reward=_reward(rows),
+        waste=_waste(rows),
+        budget=_budget(rows),
+        incidents=_incidents(run.read_incidents()),
     )
     path = out or run.report
     try:
@@ -115,7 +111,8 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     return path
 
 
-def _environment() -> jinja2.Environment:
+def template(name: str) -> jinja2.Template:
+    """One of the pages in ``templates/``; what is put into it is escaped."""
     folder = resources.files("regrip.launch") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text()),
@@ -126,7 +123,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     environment.filters["duration"] = duration
-    return environment
+    return environment.get_template(name)
 
 
 def duration(seconds: float) -> str:

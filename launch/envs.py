@@ -1,0 +1,197 @@
+"""`regrip envs`: every task there is, on a page of pictures; `regrip envs show TASK`: one seen closely."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from ..datasets.starts import StartState
+from ..sim.demonstrate import demonstrate
+from . import environments
+from .config import parse_options
+from .durable import explain, write_durably
+from .environments import EnvConfig
+from .report import template
+from .videos import write_mp4
+
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """`regrip envs`.
+
+    Attributes:
+        env: one simulator by name; all that can run here if none is given.
+        suite: one of its suites; all if none is given.
+        size: of a picture, pixels.
+        out: folder of the page.
+    """
+
+    env: str = ""
+    suite: str = ""
+    size: int = 192
+    out: Path = Path("runs/envs")
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """`regrip envs show`.
+
+    Attributes:
+        task: ``suite/task``.
+        env: the simulator.
+        starts: how many start states.
+        size: of a picture, pixels.
+        out: folder of the contact sheet and the video.
+    """
+
+    task: tyro.conf.Positional[str]
+    env: str = "tabletop"
+    starts: int = 24
+    size: int = 192
+    out: Path = Path("runs/envs")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A task on the page."""
+
+    task: str
+    instruction: str
+    picture: str
+
+
+def main(args: Sequence[str]) -> int:
+    if args and args[0] == "show":
+        about = "Start states of a task as a contact sheet, and its expert as a video."
+        return show(parse_options(ShowOptions, args[1:], prog="regrip envs show", description=about))
+    about = "List every task, with a picture of each. `regrip envs show TASK` looks at one."
+    return list_tasks(parse_options(ListOptions, args, prog="regrip envs", description=about))
+
+
+def list_tasks(options: ListOptions) -> int:
+    """Print every task, and write a page with a picture of each."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    sections: list[tuple[str, list[Card]]] = []
+    if options.env:
+        environments.require_known(options.env, list(environments.FACTORIES), "simulator")
+    for name in [options.env] if options.env else environments.FACTORIES:
+        try:
+            environments.interpreter(EnvConfig(name=name))  # type: ignore[arg-type]
+        except FileNotFoundError as error:
+            if options.env:
+                raise
+            console.print(f"{name} is left out: {error}", highlight=False)
+            continue
+        for suite in [options.suite] if options.suite else suites(name):
+            cards = draw_cards(EnvConfig(name=name, suite=suite, image_size=options.size))  # type: ignore[arg-type]
+            sections.append((f"{name}, {suite}", cards))
+            table = Table(title=sections[-1][0], title_justify="left")
+            table.add_column("task")
+            table.add_column("instruction")
+            for card in cards:
+                table.add_row(card.task, card.instruction)
+            console.print(table)
+    page = options.out / "index.html"
+    make_folder(options.out)
+    write_durably(page, template("envs.html").render(sections=sections).encode())
+    print(f"page: {page}")
+    return 0
+
+
+def suites(name: str) -> list[str]:
+    found: dict[str, Any] = importlib.import_module(environments.CATALOGUES[name]).SUITES
+    return list(found)
+
+
+def draw_cards(config: EnvConfig) -> list[Card]:
+    """The first training start of each task."""
+    starts = [StartState(task, "train", 0) for task in environments.task_names(config)]
+    pictures, sentences = first_pictures(config, starts)
+    return [
+        Card(start.task, sentence, base64.b64encode(png(picture)).decode())
+        for start, picture, sentence in zip(starts, pictures, sentences, strict=True)
+    ]
+
+
+def first_pictures(
+    config: EnvConfig, starts: Sequence[StartState]
+) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """What the first camera sees at the beginning of each episode, and what is said."""
+    slots = list(range(len(starts)))
+    with environments.open_pool(dataclasses.replace(config, slots=len(starts)), chunk_size=1) as pool:
+        pool.reset(slots, starts)
+        seen = pool.receive(slots).observation
+        camera = pool.spec.cameras[0].name
+        return [picture.copy() for picture in seen.images[camera]], list(seen.instruction)
+
+
+def show(options: ShowOptions) -> int:
+    """Write a contact sheet of a task's start states and a video of its expert; both of the train split."""
+    environments.require_known(options.env, list(environments.FACTORIES), "simulator")
+    if "/" not in options.task:
+        raise ValueError(
+            f"task {options.task!r} is not of the form suite/task, for instance demo/lift_red: "
+            "`regrip envs` lists all"
+        )
+    suite, task = options.task.split("/", 1)
+    config = EnvConfig(name=options.env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
+    environments.task_names(config)  # refuses what does not exist before anything is started
+    starts = [StartState(options.task, "train", index) for index in range(options.starts)]
+    pictures, sentences = first_pictures(config, starts)
+    make_folder(options.out)
+    sheet = options.out / f"{options.env}-{suite}-{task}.png"
+    write_durably(sheet, png(contact_sheet(pictures)))
+    print(f"{options.task}: {sentences[0]}\n{len(starts)} start states: {sheet}")
+    one = dataclasses.replace(config, slots=1, workers=1)
+    with environments.open_pool(one, chunk_size=1, expert=True) as pool:
+        demonstration = demonstrate(pool, starts[:1], behaviour="expert", key=("envs",))[0]
+        rate_hz = Fraction(pool.spec.control_rate_hz).limit_denominator(1000)
+        camera = pool.spec.cameras[0].name
+    video = sheet.with_suffix(".mp4")
+    write_mp4(video, demonstration.episode.images[camera], rate_hz)
+    ended = "succeeds" if demonstration.episode.outcome.success else "FAILS"
+    print(f"the expert {ended} after {len(demonstration.episode)} steps: {video}")
+    return 0
+
+
+def contact_sheet(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures (h,w,3) in rows of six, with a gap of two white pixels."""
+    height, width, _ = pictures[0].shape
+    rows = -(-len(pictures) // _COLUMNS)
+    sheet = np.full((rows * (height + 2) - 2, _COLUMNS * (width + 2) - 2, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, _COLUMNS)
+        top, left = row * (height + 2), column * (width + 2)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, "write", folder) from error

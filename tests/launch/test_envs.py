@@ -1,0 +1,48 @@
+"""`regrip envs`."""
+
+import io
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from regrip.launch import cli
+from regrip.sim.tabletop.tasks import load
+
+
+def test_every_task_of_a_suite_is_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["envs", "--env", "tabletop", "--suite", "goal", "--size", "32", "--out", str(tmp_path)]
+    assert cli.main(line) == 0
+    page, said = (tmp_path / "index.html").read_text(), capsys.readouterr().out
+    tasks = load("goal").tasks
+    assert page.count("data:image/png;base64,") == len(tasks)
+    for task in tasks:
+        assert f"goal/{task.name}" in page
+        assert f"goal/{task.name}" in said
+        assert task.instruction in page
+
+
+def test_a_task_is_shown_by_its_start_states_and_its_expert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["envs", "show", "demo/press_yellow", "--starts", "8", "--size", "32", "--out", str(tmp_path)]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    sheet = Image.open(io.BytesIO((tmp_path / "tabletop-demo-press_yellow.png").read_bytes()))
+    assert sheet.size == (6 * 34 - 2, 2 * 34 - 2)
+    cells = {sheet.crop((34 * k, 0, 34 * k + 32, 32)).tobytes() for k in range(6)}
+    assert len(cells) == 6, "each start state looks different"
+    with av.open(str(tmp_path / "tabletop-demo-press_yellow.mp4")) as file:
+        frames = sum(1 for _ in file.decode(video=0))
+    steps = int(said.split("succeeds after ")[1].split()[0])
+    assert frames == steps + 16  # and the last frame stands for 0.8 s
+
+
+def test_what_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["envs", "--env", "tabletops"]) == 1
+    assert "did you mean 'tabletop'" in capsys.readouterr().err
+    assert cli.main(["envs", "show", "demo/lift_rad"]) == 1
+    assert "did you mean 'demo/lift_red'" in capsys.readouterr().err
+    assert cli.main(["envs", "show", "lift_red"]) == 1
+    assert "`regrip envs` lists all" in capsys.readouterr().err
