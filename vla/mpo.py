@@ -53,7 +53,9 @@ class MpoConfig:
         minibatch: decisions in one of them.
         candidates: chunks imagined for each decision.
         greed: a candidate weighs exp(greed * value), values in units of their spread over the candidates.
-        least_spread: of that unit, in units of the return: differences below it are taken for noise.
+        least_spread: of that unit, in units of the return: differences below it are taken for noise. Where
+            success is rare or far away values lie close together: if ``critic/gain`` stays far below it, the
+            policy hardly moves, and it should be lower.
         pessimism: share of the critics' disagreement that is taken off a value.
         gamma: discount for one control step: a success that comes sooner is worth more.
         replay: iterations remembered.
