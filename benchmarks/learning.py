@@ -22,8 +22,8 @@ from regrip.launch.metrics import read_metrics
 from regrip.launch.run_directory import RunDirectory
 from regrip.launch.train import TrainConfig, begin, train
 
-_SINGLE: dict[str, Any] = {"algorithm": "mpo", "groups": 384, "group_size": 1}
-_GROUPS: dict[str, Any] = {"algorithm": "grpo", "groups": 48, "group_size": 8}
+_SINGLE: dict[str, Any] = {"algorithm": "mpo", "groups": 256, "group_size": 1}
+_GROUPS: dict[str, Any] = {"algorithm": "grpo", "groups": 32, "group_size": 8}
 ARMS: dict[str, dict[str, Any]] = {
     "MPO, self-referential": {**_SINGLE, "reward": "self_referential"},
     "MPO, binary": {**_SINGLE, "reward": "binary"},
