@@ -55,7 +55,7 @@ class Stage:
         self.env._set_task_called = True
         self.env._freeze_rand_vec = True
         # The first reset makes every attribute exist, and from what follows it each episode starts out.
-        self.env._last_rand_vec = self.reset_space[1].copy()
+        self.env._last_rand_vec = _far_corners(*self.reset_space)
         self.observation, _ = self.env.reset()
         self._settle()
         self._first = self.save()
@@ -176,6 +176,17 @@ class Stage:
 def stage_of(task: str) -> Stage:
     """This process's stage of a task."""
     return Stage(task)
+
+
+def _far_corners(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A vector of the reset space; object and goal, if it has both, in opposite corners.
+
+    Where they are too near to each other the package draws again, and would do so for ever: ours is fixed.
+    """
+    if len(low) < 6:
+        return high.copy()
+    pairs = [np.append(low[:3], high[3:]), np.append(high[:3], low[3:])]
+    return max(pairs, key=lambda pair: float(np.linalg.norm(pair[:2] - pair[3:5])))
 
 
 def _shows_simulator_memory(array: NDArray[Any]) -> bool:

@@ -353,7 +353,27 @@ def test_experts_solve_held_out_starts() -> None:
 
 
 @needs_metaworld
-def test_what_an_episode_changes_in_the_model_is_in_its_snapshot() -> None:
+@pytest.mark.slow
+def test_experts_solve_nearly_all_of_the_fifty_tasks() -> None:
+    with WorkerPool(
+        "regrip.sim.demonstrate:with_expert",
+        {"factory": FACTORY, "kwargs": {"suite": "mt50", "cameras": []}},
+        num_slots=4, num_workers=2, chunk_size=1, python=PYTHON,
+    ) as experts:  # fmt: skip
+        starts = [
+            StartState(task, "select", index) for task in tasks.task_names("mt50") for index in range(2)
+        ]
+        shown = demonstrate(experts, starts, behaviour="expert", key=("test",))
+    failed = [
+        start.task for start, demo in zip(starts, shown, strict=True) if not demo.episode.outcome.success
+    ]
+    assert len(failed) <= 8, failed
+    assert not {task for task in failed if failed.count(task) == 2}
+
+
+@needs_metaworld
+@pytest.mark.parametrize("suite", ["mt3", pytest.param("mt50", marks=pytest.mark.slow)])
+def test_what_an_episode_changes_in_the_model_is_in_its_snapshot(suite: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(REPOSITORY / "src")!r})
@@ -367,13 +387,14 @@ def fields(model):
     values = ((name, getattr(model, name)) for name in dir(model) if not name.startswith("_"))
     return {{name: value.copy() for name, value in values if isinstance(value, np.ndarray)}}
 
-env = make("mt3")
-for task in task_names("mt3"):
+env = make("{suite}")
+for task in task_names("{suite}"):
     before = fields(Stage(task.split("/")[1]).env.model)
     env.reset(StartState(task, "train", 0))
     expert = env.expert()
     for _ in range(20):
-        env.step(expert.act())
+        if env.step(expert.act()).success:
+            break
     after = fields(env._stage.env.model)
     assert len(before) > 100
     changed = {{name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)}}
