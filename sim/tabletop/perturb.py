@@ -22,7 +22,7 @@ from .scenes import Scene
 Array = NDArray[np.float64]
 
 KINDS = {
-    "camera": "front camera moved by up to 4 cm and turned by up to 3 degrees on each axis; wrist 5 mm, 2",
+    "camera": "front camera moved by up to 4 cm and turned by up to 3 degrees on each axis, wrist 5 mm and 2",
     "light": "lamp and ambient light scaled by 0.4 to 1.5, the lamp tinted and moved by up to 40 degrees",
     "background": "the table has another colour",
     "texture": "the table is tiled",
