@@ -271,7 +271,7 @@ def test_a_bad_call_is_named(env: TabletopEnv) -> None:
     with pytest.raises(ValueError, match="camera of this environment"):
         env.render("top")
     other = TabletopEnv("demo", cameras=(), control_mode="joint_position")
-    with pytest.raises(ValueError, match="same suite and control_mode"):
+    with pytest.raises(ValueError, match="same suite, control_mode and perturb"):
         other.restore(env.snapshot())
     with pytest.raises(RuntimeError, match="call reset"):
         other.step(np.zeros(8, dtype=np.float32))
