@@ -1,6 +1,6 @@
 """Episodes to a success rate: self-referential against binary reward, and GRPO without resampled groups.
 
-    python benchmarks/learning.py --seeds 3 --iterations 8
+    python benchmarks/learning.py --seeds 3 --iterations 6
 
 Every arm starts from the policy that ships, explores alike, plays the same number of episodes an iteration
 and is measured on the same select starts. Prints success over episodes, and the ratio of episodes to a
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", default="learning")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--iterations", type=int, default=6)
     parser.add_argument("--target", type=float, default=0.8)
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
