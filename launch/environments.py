@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import os
@@ -71,8 +72,9 @@ def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         return target, kwargs
     require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
     if kind in perturb.KINDS:
+        whole = dataclasses.replace(config, tasks=())  # a wrong instruction may be any of the suite's
         return "regrip.sim.perturb:with_perturbation", {
-            "factory": target, "kwargs": kwargs, "kind": kind, "tasks": task_names(config),
+            "factory": target, "kwargs": kwargs, "kind": kind, "tasks": task_names(whole),
         }  # fmt: skip
     return target, {**kwargs, "perturb": kind}
 

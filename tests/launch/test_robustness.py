@@ -26,7 +26,7 @@ def test_each_kind_is_measured_on_the_same_starts(
     tiny_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tiny.json"
-    arguments = ["--tasks", "lift_red", "press_yellow", "-n", "2", "--workers", "1", "--slots", "4"]
+    arguments = ["--tasks", "lift_red", "-n", "4", "--workers", "1", "--slots", "4"]
     assert (
         cli.main(["eval", str(tiny_policy), *arguments, "--perturb", "camera,wrong", "--out", str(out)]) == 0
     )
