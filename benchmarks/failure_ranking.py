@@ -138,6 +138,7 @@ def batch(env: TabletopEnv, iteration: int, groups: int, size: int) -> Batch:
         reward=np.zeros(valid.shape, np.float32),
         success=success,
         truncated=~success,
+        invalid=np.zeros(len(success), bool),
         latent={},
         log_prob=np.zeros(valid.shape, np.float32),
         policy_version=iteration,

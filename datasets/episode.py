@@ -120,6 +120,7 @@ class Rollouts:
         reward: float32 (B,D,H), the environment's own sparse reward (1 at the step of success).
         success: bool (B,).
         truncated: bool (B,), ended by the step limit.
+        invalid: bool (B,), the simulation broke down: neither success nor failure, to be left out.
         latent: what the policy needs to recompute log-probabilities: name to array (B,D,...).
         log_prob: float32 (B,D,H) behaviour log-probability of each control step, summed over its dimensions.
         policy_version: the learner iteration that played them.
@@ -136,6 +137,7 @@ class Rollouts:
     reward: NDArray[np.float32]
     success: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]
     latent: Mapping[str, NDArray[np.generic]]
     log_prob: NDArray[np.float32]
     policy_version: int
@@ -168,6 +170,7 @@ class Rollouts:
             reward=self.reward[index],
             success=self.success[index],
             truncated=self.truncated[index],
+            invalid=self.invalid[index],
             latent={name: value[index] for name, value in self.latent.items()},
             log_prob=self.log_prob[index],
             policy_version=self.policy_version,
@@ -202,6 +205,7 @@ def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
         reward=cat([part.reward for part in parts]),
         success=np.concatenate([part.success for part in parts]),
         truncated=np.concatenate([part.truncated for part in parts]),
+        invalid=np.concatenate([part.invalid for part in parts]),
         latent={name: cat([part.latent[name] for part in parts]) for name in first.latent},
         log_prob=cat([part.log_prob for part in parts]),
         policy_version=first.policy_version,

@@ -53,7 +53,8 @@ class StepResult:
         executed: int (B,), how many of the H actions ran before the episode ended.
         reward: float32 (B,H); zero where not executed.
         success: bool (B,), true when the episode has succeeded (it then is done).
-        done: bool (B,), success or step limit.
+        invalid: bool (B,), true when the simulation broke down: the episode is done and counts for nothing.
+        done: bool (B,), success, step limit or invalid.
     """
 
     observation: Observation
@@ -61,6 +62,7 @@ class StepResult:
     executed: NDArray[np.int64]
     reward: NDArray[np.float32]
     success: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]
     done: NDArray[np.bool_]
 
 

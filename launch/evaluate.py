@@ -42,10 +42,11 @@ class Played:
 
     Attributes:
         greedy: how the policy acted.
-        outcomes: one entry for each start state, in the order given.
+        outcomes: one entry for each start state, in the order given, but for invalid ones.
         actions: for each, float32 (T,A), as executed.
         instructions: for each, the sentence given to the policy.
         num_incidents: workers that were lost and replayed.
+        num_invalid: starts that are left out, because the simulation broke down.
     """
 
     greedy: bool
@@ -53,6 +54,7 @@ class Played:
     actions: tuple[NDArray[np.float32], ...]
     instructions: tuple[str, ...]
     num_incidents: int
+    num_invalid: int
 
 
 def evaluate(
@@ -72,10 +74,12 @@ def evaluate(
         greedy: without noise; else the policy samples, with noise that depends on the row of `starts` alone.
         on_episode: called with (episodes done, all) after each.
     """
+    kept: list[StartState] = []
     success: list[bool] = []
+    steps: list[int] = []
     actions: list[NDArray[np.float32]] = []
     instructions: list[str] = []
-    num_incidents = 0
+    num_incidents = num_invalid = 0
     for first in range(0, len(starts), _PIECE):
         piece = starts[first : first + _PIECE]
 
@@ -93,13 +97,17 @@ def evaluate(
             policy_version=0,
             on_episode=report,
         )
+        if stats.num_invalid:
+            rollouts = rollouts.take(np.flatnonzero(~rollouts.invalid))
+        kept += rollouts.start
         success += [bool(value) for value in rollouts.success]
+        steps += [int(value) for value in rollouts.num_steps]
         actions += executed_actions(rollouts)
         instructions += list(rollouts.instruction)
         num_incidents += stats.num_incidents
-    steps = tuple(len(action) for action in actions)
-    outcomes = Outcomes(tuple(starts), tuple(success), steps)
-    return Played(greedy, outcomes, tuple(actions), tuple(instructions), num_incidents)
+        num_invalid += stats.num_invalid
+    outcomes = Outcomes(tuple(kept), tuple(success), tuple(steps))
+    return Played(greedy, outcomes, tuple(actions), tuple(instructions), num_incidents, num_invalid)
 
 
 def executed_actions(rollouts: Rollouts) -> list[NDArray[np.float32]]:
@@ -270,7 +278,13 @@ def measure(
     seconds: float,
 ) -> Measurement:
     """Put a result together; every start state must be of one split and seed."""
-    first = next(iter(played.values())).outcomes.starts[0]
+    every = [start for episodes in played.values() for start in episodes.outcomes.starts]
+    if not every:
+        raise ValueError(
+            f"all episodes on {config.name}/{config.suite} were invalid: the simulation broke down in each; "
+            "look at one with --videos, and check the actions' units"
+        )
+    first = every[0]
     environment = {
         k: v for k, v in to_dict(config).items() if k not in ("workers", "deadline_s", "memory_limit_mb")
     }
@@ -288,6 +302,7 @@ def measure(
             "torch_threads": torch.get_num_threads(),
             "seconds": round(seconds, 1),
             "incidents": sum(episodes.num_incidents for episodes in played.values()),
+            "invalid": sum(episodes.num_invalid for episodes in played.values()),
         },
     )
 
@@ -308,6 +323,8 @@ def print_table(measurement: Measurement, console: Console | None = None) -> Non
     table.add_section()
     table.add_row("all", *(str(outcomes.rate) for outcomes in measurement.modes.values()), style="bold")
     console.print(table)
+    if invalid := measurement.facts.get("invalid"):
+        console.print(f"note: {invalid} episodes are left out, because the simulation broke down in them")
 
 
 def default_out(published: Published, options: Options) -> Path:

@@ -14,6 +14,7 @@ Names with a slash form groups. `regrip report` reads these; each may be absent:
 ``groups/all_won``, ``.../all_failed``   of them, groups of equal rewards in which all won, or all failed
 ``groups/tied``                          of them, other groups of equal rewards
 ``episodes/wasted``                      played in this iteration and not learned from
+``episodes/invalid``                     left out, because the simulation broke down
 ``incidents/<kind>``                     workers lost and replayed in this iteration
 ``seconds/<part>``                       where this iteration's time went
 ======================================== ==================================================================

@@ -228,7 +228,7 @@ def gather(
     parts: list[Rollouts] = []
     signals: list[RewardSignal] = []
     ledger = GroupLedger()
-    row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0}
+    row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0, "episodes/invalid": 0.0}
     played = 0
     missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
     for attempt in range(attempts + 1):
@@ -236,7 +236,7 @@ def gather(
         refuse_test(starts, "regrip train")
         every = [start for start in starts for _ in range(config.group_size)]
         groups = [played + index // config.group_size for index in range(len(every))]
-        rollouts, _ = collect(
+        rollouts, stats = collect(
             pool, run.policy, every, groups,
             run_key=("train", config.seed, run.iteration, attempt),
             greedy=False, policy_version=run.iteration,
@@ -244,6 +244,14 @@ def gather(
         played += len(rollouts)
         run.episodes += len(rollouts)
         run.env_steps += int(rollouts.num_steps.sum())
+        row["episodes/invalid"] += stats.num_invalid
+        if stats.num_invalid:
+            rollouts = rollouts.take(np.flatnonzero(~rollouts.invalid))
+        if not len(rollouts):
+            raise RuntimeError(
+                f"all {stats.num_invalid} episodes of iteration {run.iteration} were invalid: the simulation "
+                "broke down in each. Watch some with `regrip eval --videos 1`, and check the actions' units"
+            )
         row["train/successes"] += float(rollouts.success.sum())
         row["train/episodes"] += len(rollouts)
         run.sampler.update(rollouts.start, rollouts.success)

@@ -37,6 +37,7 @@ class CollectStats:
         num_frames: camera images the policy looked at.
         num_padded_rows: rows of the policy's batches that only filled them up.
         num_incidents: workers lost and replayed.
+        num_invalid: episodes in which the simulation broke down.
     """
 
     seconds: float
@@ -49,6 +50,7 @@ class CollectStats:
     num_frames: int
     num_padded_rows: int
     num_incidents: int
+    num_invalid: int
 
 
 @dataclass
@@ -65,6 +67,7 @@ class _Episode:
     log_prob: list[NDArray[np.float32]] = field(default_factory=list)
     latent: dict[str, list[NDArray[np.generic]]] = field(default_factory=dict)
     success: bool = False
+    invalid: bool = False
 
     def saw(self, result: StepResult, row: int) -> None:
         """Note what the policy is about to look at. Rows are copied: the arrays are the environment's."""
@@ -160,7 +163,7 @@ def collect(
                     episode.saw(result, row)
                     rows.append(row)
                     continue
-                episode.success = bool(result.success[row])
+                episode.success, episode.invalid = bool(result.success[row]), bool(result.invalid[row])
                 num_done += 1
                 del playing[slot]
                 if queue:
@@ -202,6 +205,7 @@ def collect(
         num_frames=num_decisions * len(rollouts.images),
         num_padded_rows=num_padded,
         num_incidents=len(pool.incidents) - incidents_before if pool else 0,
+        num_invalid=int(rollouts.invalid.sum()),
     )
 
 
@@ -259,6 +263,7 @@ def _pad(
     for index, episode in enumerate(episodes):
         executed[index, : len(episode.executed)] = episode.executed
     success = np.array([episode.success for episode in episodes], dtype=np.bool_)
+    invalid = np.array([episode.invalid for episode in episodes], dtype=np.bool_)
     return Rollouts(
         start=list(starts),
         group=np.asarray(groups, dtype=np.int64),
@@ -270,7 +275,8 @@ def _pad(
         valid=np.arange(chunk_size) < executed[..., None],
         reward=_stack([e.reward for e in episodes], longest),
         success=success,
-        truncated=~success,
+        truncated=~success & ~invalid,
+        invalid=invalid,
         latent={name: _stack([e.latent[name] for e in episodes], longest) for name in episodes[0].latent},
         log_prob=_stack([e.log_prob for e in episodes], longest),
         policy_version=version,

@@ -70,7 +70,7 @@ class WithExpert:
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         outcome = self.env.step(action)
-        if not outcome.success and not outcome.truncated:
+        if not outcome.over:
             self._look()
         return outcome
 

@@ -20,11 +20,17 @@ class EnvStep:
         reward: the environment's own sparse reward, 1.0 at the step of success and 0.0 before.
         success: the task's predicate holds; the episode is over.
         truncated: the step limit was reached without success; the episode is over.
+        invalid: the simulation broke down (see `explosion`); the episode is over and counts for nothing.
     """
 
     reward: float
     success: bool
     truncated: bool
+    invalid: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.success or self.truncated or self.invalid
 
 
 class Env(Protocol):

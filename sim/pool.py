@@ -294,6 +294,7 @@ class WorkerPool:
             executed=shared.executed[rows],
             reward=shared.reward[rows],
             success=shared.success[rows],
+            invalid=shared.invalid[rows],
             done=shared.done[rows],
         )
 

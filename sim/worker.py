@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
 from ..datasets.starts import StartState
+from .env import EnvStep
 
 if TYPE_CHECKING:
     from .env import Env
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 TICKS, CURRENT_SLOT, BUSY_NS, NUM_FRAMES, HEAD_COLUMNS = 0, 1, 2, 3, 8
 PR_SET_PDEATHSIG = 1
 OUT_OF_MEMORY_EXIT = 77
+GOES_ON = EnvStep(0.0, success=False, truncated=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class SharedArrays:
         executed: int64 (N,), actions executed of the last chunk.
         reward: float32 (N,H).
         success: bool (N,).
+        invalid: bool (N,).
         done: bool (N,).
     """
 
@@ -60,6 +63,7 @@ class SharedArrays:
     executed: NDArray[np.int64]
     reward: NDArray[np.float32]
     success: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]
     done: NDArray[np.bool_]
 
 
@@ -86,6 +90,7 @@ def map_arrays(
         ("executed", np.int64, (n,)),
         ("reward", np.float32, (n, chunk_size)),
         ("success", np.bool_, (n,)),
+        ("invalid", np.bool_, (n,)),
         ("done", np.bool_, (n,)),
     ]
     layout += [
@@ -172,18 +177,18 @@ class Worker:
         self.playing[slot] = True
         self.tick()
         chunks = np.frombuffer(decode(order["chunks"]), dtype=np.float32)
-        executed, reward, success = 0, np.zeros(self.arrays.reward.shape[1], dtype=np.float32), False
+        executed, reward, last = 0, np.zeros(self.arrays.reward.shape[1], dtype=np.float32), GOES_ON
         for chunk in chunks.reshape(-1, *self.arrays.action.shape[1:]):
-            executed, reward, success = self.play(slot, chunk.copy())
+            executed, reward, last = self.play(slot, chunk.copy())
         if order["answer"]:
-            self.answer(slot, executed, reward, success)
+            self.answer(slot, executed, reward, last)
         return env.instruction
 
     def step(self, slot: int) -> None:
         self.answer(slot, *self.play(slot, self.arrays.action[slot].copy()))
 
-    def play(self, slot: int, chunk: NDArray[np.float32]) -> tuple[int, NDArray[np.float32], bool]:
-        """Execute (H,A) actions until the episode ends: (executed, reward (H,), success)."""
+    def play(self, slot: int, chunk: NDArray[np.float32]) -> tuple[int, NDArray[np.float32], EnvStep]:
+        """Execute (H,A) actions until the episode ends: (executed, reward (H,), how the last one ended)."""
         if not self.playing[slot]:
             raise ValueError("a step was asked for, but no episode is being played: reset the slot first")
         env, reward = self.envs[slot], np.zeros(len(chunk), dtype=np.float32)
@@ -191,19 +196,20 @@ class Worker:
             outcome = env.step(action)
             self.tick()
             reward[index] = outcome.reward
-            if outcome.success or outcome.truncated:
+            if outcome.over:
                 self.playing[slot] = False
-                return index + 1, reward, bool(outcome.success)
-        return len(chunk), reward, False
+                return index + 1, reward, outcome
+        return len(chunk), reward, GOES_ON
 
-    def answer(self, slot: int, executed: int, reward: NDArray[np.float32], success: bool) -> None:
+    def answer(self, slot: int, executed: int, reward: NDArray[np.float32], last: EnvStep) -> None:
         """Write what the policy will look at; a frame is rendered only if the episode goes on."""
         env, arrays, playing = self.envs[slot], self.arrays, self.playing[slot]
         arrays.state[slot] = env.state()
         arrays.privileged[slot] = env.privileged()
         arrays.executed[slot] = executed
         arrays.reward[slot] = reward
-        arrays.success[slot] = success
+        arrays.success[slot] = last.success and not last.invalid
+        arrays.invalid[slot] = last.invalid
         arrays.done[slot] = not playing
         for camera, frames in arrays.images.items():
             frames[slot] = env.render(camera) if playing else 0

@@ -150,6 +150,9 @@ class MetaWorldEnv:
         for _ in range(REPEAT):
             success = success or stage.step(command)
         self._steps += 1
+        if stage.exploded:
+            self._over = True
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         truncated = not success and self._steps >= self.max_steps
         self._over = success or truncated
         return EnvStep(float(success), success, truncated)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # pyright: ignore[reportMissingImports]
 from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
 
+from ..explosion import exploded
+
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _MODEL_FIELDS = ("body_pos", "site_pos")  # what the package writes into its models
 
@@ -83,6 +85,11 @@ class Stage:
         """One of the package's own steps (12.5 ms, action (4,) in [-1, 1]); True when it says success."""
         self.observation, _, _, _, info = self.env.step(action)
         return bool(info["success"])
+
+    @property
+    def exploded(self) -> bool:
+        """Whether the physics has broken down."""
+        return bool(exploded(self.env.data.qpos, self.env.data.qvel))
 
     def look(self) -> NDArray[np.float64]:
         """(18,) hand (m), gripper opening in [0, 1], then the package's description of the objects."""

@@ -157,6 +157,9 @@ class TabletopEnv:
         self._command(np.clip(given, self._low, self._high))
         self._world.advance()
         self._steps += 1
+        if self._world.exploded:
+            self._over = True
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         success = task.goal.holds(self._world, self._memory)
         truncated = not success and self._steps >= self.max_steps
         self._over = success or truncated

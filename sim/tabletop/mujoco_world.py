@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ..explosion import exploded
 from . import rotation
 from .perturb import Look
 from .scenes import SUBSTEPS, Scene
@@ -21,6 +22,12 @@ from .scenes import SUBSTEPS, Scene
 Array = NDArray[np.float64]
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# MuJoCo notes what went wrong and by itself puts the scene back to where it was compiled.
+_BROKEN = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
 
 
 # One model per scene and one renderer per scene and size serve all the environments of a process: 24 of them
@@ -110,6 +117,13 @@ class MujocoWorld:
         """Recompute poses, contacts and velocities from the joint state."""
         mujoco.mj_step1(self.model, self.data)
         self._contacts = None
+
+    @property
+    def exploded(self) -> bool:
+        """Whether the physics has broken down since the last `place`."""
+        if any(self.data.warning[kind].number for kind in _BROKEN):
+            return True
+        return bool(exploded(self.data.qpos, self.data.qvel))
 
     # Setting the state --------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """A real policy, small and untrained, in a folder as `regrip base` writes it."""
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from regrip.vla.normalizer import Normalizer
 from regrip.vla.pi0 import Pi0Policy, Settings, nano_config
 from regrip.vla.policy_files import save_policy
 from regrip.vla.text import build_tokenizer
+
+sys.path.append(str(Path(__file__).parent.parent / "sim"))  # environments made for tests
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ class Guessing:
             executed=np.array([self.answer[slot][0] for slot in slots]),
             reward=np.zeros((size, 2), np.float32),
             success=success,
+            invalid=np.zeros(size, bool),
             done=success | np.array([self.played[slot] == 3 for slot in slots]),
         )
 

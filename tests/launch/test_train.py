@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from regrip.datasets.spec import SpecMismatchError
 from regrip.datasets.starts import SplitError, StartState
-from regrip.launch import cli
+from regrip.launch import cli, environments
 from regrip.launch.checkpoint import load, load_latest, open_published
 from regrip.launch.config import from_dict, load_config, save_config
 from regrip.launch.measurement import load_measurement
@@ -109,6 +109,32 @@ def test_grpo_without_anything_to_learn_from_changes_nothing(tiny_policy: Path, 
     before, saved = begin(config).policy.weights(), load_latest(folder.checkpoints)
     assert saved is not None
     assert all(torch.equal(value, saved.tensors[f"policy.{name}"]) for name, value in before.items())
+
+
+def test_what_exploded_is_learned_from_and_measured_by_nobody(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(environments.FACTORIES, "tabletop", "bursting_env:make")
+    folder = RunDirectory(tmp_path / "run")
+    config = small(tiny_policy, groups=8, group_size=1, test_episodes=3)
+    with folder.claim():
+        save_config(folder.config, config)
+        assert post_train(config, folder)
+    (row,) = read_metrics(folder.path)
+    # The counter decides which starts are drawn; some have odd indices, which burst, and some have not.
+    odd = sum(start.index % 2 for start in begin(config).sampler.draw(0, 0, 8))
+    assert 0 < odd < 8
+    assert (row["episodes"], row["episodes/invalid"], row["train/episodes"]) == (8, odd, 8 - odd)
+    measured = load_measurement(folder.eval_after)
+    assert {start.index for start in measured.headline.starts} == {0, 2}
+    assert measured.facts["invalid"] == 2 * len(TASKS)  # index 1 of each task, greedy and sampled
+
+    monkeypatch.setitem(environments.FACTORIES, "tabletop", "bursting_env:always")
+    with (
+        environments.open_pool(config.env, 5) as pool,
+        pytest.raises(RuntimeError, match="all 8 episodes of iteration 0 were invalid"),
+    ):
+        gather(config, begin(config), pool)
 
 
 class FromTheWrongSplit:

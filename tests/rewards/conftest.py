@@ -75,6 +75,7 @@ def play(walks: Sequence[Walk], iteration: int = 0, dims: int = 4, noise: float 
         reward=np.zeros(valid.shape, dtype=np.float32),
         success=success,
         truncated=~success,
+        invalid=np.zeros(len(success), bool),
         latent={},
         log_prob=np.zeros(valid.shape, dtype=np.float32),
         policy_version=iteration,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.datasets.starts import StartState
 from regrip.sim.env import EnvStep
+from regrip.sim.explosion import exploded
 
 SIZE = 16
 XML = """
@@ -74,7 +75,7 @@ class PuckEnv:
         self.index = self.num_steps = 0
 
     def reset(self, start: StartState) -> None:
-        if start.task not in ("puck/push", "puck/error"):
+        if start.task not in ("puck/push", "puck/error", "puck/burst"):
             raise ValueError(f"task {start.task!r} is not known, did you mean 'puck/push'?")
         mujoco.mj_resetData(model(), self.data)
         generator = start.generator("layout")
@@ -90,6 +91,10 @@ class PuckEnv:
         self.data.ctrl[:] = np.clip(action, -0.5, 0.5)
         mujoco.mj_step(model(), self.data, 10)
         self.num_steps += 1
+        if self.instruction.startswith("burst") and self.num_steps == 7:  # as it would pass the line
+            self.data.qvel[2] = 1e4
+        if exploded(self.data.qpos, self.data.qvel):
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         success = bool(self.data.qpos[2] > 0.32)
         return EnvStep(float(success), success, not success and self.num_steps >= self.max_steps)
 

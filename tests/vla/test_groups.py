@@ -32,6 +32,7 @@ def batch(groups: list[tuple[str, list[bool]]], steps: int = 3) -> Rollouts:
         reward=zeros,
         success=success,
         truncated=~success,
+        invalid=np.zeros(len(success), bool),
         latent={},
         log_prob=zeros,
         policy_version=0,

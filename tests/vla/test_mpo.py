@@ -63,6 +63,7 @@ def play(policy: Pi0Policy, episodes: int, seed: int) -> tuple[Rollouts, np.ndar
             reward=reward,
             success=won,
             truncated=~won,
+            invalid=np.zeros(len(won), bool),
             latent={name: np.asarray(value)[:, None] for name, value in sample.latent.items()},
             log_prob=sample.log_prob[:, None],
             policy_version=0,

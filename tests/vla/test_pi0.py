@@ -82,6 +82,7 @@ def rollouts(policy: Pi0Policy, episodes: int, decisions: int, group_size: int) 
         reward=np.zeros(valid.shape, np.float32),
         success=success,
         truncated=~success,
+        invalid=np.zeros(len(success), bool),
         latent={name: shaped(value) for name, value in batch.latent.items()},
         log_prob=shaped(batch.log_prob),
         policy_version=0,
