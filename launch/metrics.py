@@ -15,6 +15,8 @@ Names with a slash form groups. `regrip report` reads these; each may be absent:
 ``groups/tied``                          of them, other groups of equal rewards
 ``episodes/wasted``                      played in this iteration and not learned from
 ``episodes/invalid``                     left out, because the simulation broke down
+``tasks/<task>/successes, /episodes``    of each task, sampled in this iteration on train start states
+``tasks/forgotten``, ``.../hopeless``    tasks that wait for a turn; tasks practised in vain lately
 ``incidents/<kind>``                     workers lost and replayed in this iteration
 ``seconds/<part>``                       where this iteration's time went
 ======================================== ==================================================================

@@ -118,6 +118,11 @@ class TrainConfig:
             raise ValueError(
                 f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
             )
+        if self.sampler.prefer == "dps" and self.group_size < 2:
+            raise ValueError(
+                f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "
+                "their episodes successful, give 2 or more, or prefer 'medium' or 'hard'"
+            )
 
 
 @dataclass
@@ -255,6 +260,11 @@ def gather(
         row["train/successes"] += float(rollouts.success.sum())
         row["train/episodes"] += len(rollouts)
         run.sampler.update(rollouts.start, rollouts.success)
+        for task, rate in rates_by_task(rollouts).items():
+            row[f"tasks/{task}/successes"] = row.get(f"tasks/{task}/successes", 0) + rate.successes
+            row[f"tasks/{task}/episodes"] = row.get(f"tasks/{task}/episodes", 0) + rate.trials
+        row["tasks/forgotten"] = len(run.sampler.forgotten())
+        row["tasks/hopeless"] = len(run.sampler.hopeless())
         reward = run.reward(rollouts)
         if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
             return rollouts, reward, row
@@ -341,6 +351,13 @@ def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
     )
 
 
+def rates_by_task(rollouts: Rollouts) -> dict[str, Rate]:
+    found: dict[str, Rate] = {}
+    for start, won in zip(rollouts.start, rollouts.success, strict=True):
+        found[start.task] = found.get(start.task, Rate(0, 0)) + Rate(int(won), 1)
+    return found
+
+
 def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     """What the learner is given, in numbers; the reward's own terms by name."""
     if not len(rollouts):
@@ -379,6 +396,10 @@ def totals(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
 
 def progress_note(row: Mapping[str, float]) -> str:
     text = f"success {row['train/successes'] / row['train/episodes']:.0%}"
+    if waiting := int(row["tasks/forgotten"]):
+        text += f", {waiting} tasks wait for a turn"
+    if hopeless := int(row["tasks/hopeless"]):
+        text += f", {hopeless} tasks without a success"
     if "select/episodes" in row:
         text += f", select {Rate(int(row['select/successes']), int(row['select/episodes']))}"
     return text

@@ -1,9 +1,9 @@
-"""Which start states to practise on next: those of medium difficulty, and no task forgotten.
+"""Which start states to practise on next, with no task forgotten.
 
 From a start where the policy always or never succeeds a group learns nothing; from one where it succeeds half
-the time it learns most (the variance p (1 - p) of the outcome). VLA-RL's curriculum prefers low success
-instead, and SimpleVLA-RL's filter lets tasks vanish without notice (its issue 28); here each task has a floor
-and a longest wait.
+the time it learns most (the variance p (1 - p) of the outcome): ``medium``. ``hard`` prefers low success, as
+VLA-RL's curriculum does; ``dps`` foretells what a group would end in (see `dps`). SimpleVLA-RL's filter lets
+tasks vanish without notice (its issue 28); here each task has a floor and a longest wait.
 
 All randomness comes from a counter: the same state, iteration and attempt give the same starts, so a resumed
 run draws what an uninterrupted one would have drawn.
@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.starts import SplitError, StartState, counter_generator
+from ..datasets.statistics import Rate
+from . import dps
 
 # Starts of a run are drawn from this many of a task's unlimited 'train' indices; two alike are rare.
 NUM_INDICES = 2**31
+_HARD_TEMPERATURE = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,21 @@ class SamplerConfig:
     """How start states are chosen.
 
     Attributes:
-        floor: share of the groups that is spread evenly over the tasks; the rest goes by difficulty. 1 turns
-            the preference off.
-        revisit: share of a task's groups that goes back to known starts of medium difficulty, the rest to
+        prefer: ``medium`` success, p (1 - p); ``hard``, exp((1/2 - p) / 0.25); or ``dps``, the probability
+            that a group would end with some, not all, of its episodes successful (needs groups of two or
+            more). Tasks are weighed by ``hard`` or, for the other two, by ``medium``.
+        floor: share of the groups that is spread evenly over the tasks; the rest goes by preference. 1 turns
+            that off.
+        revisit: share of a task's groups that goes back to the preferred among known starts, the rest to
             fresh ones. 0 never sees a start twice (other than by chance).
         remember: known starts kept for each task; the ones with the least to teach go first.
-        forget: factor on what is known of a task after each update, so that it follows the policy.
+        forget: factor on what is known of a task after each update, so that it follows the policy; of DPS
+            on its transition counts.
         max_wait: updates a task may go without a group before it comes first.
         starts_per_task: number of distinct train starts of a task; None where there is no end to them.
     """
 
+    prefer: Literal["medium", "hard", "dps"] = "medium"
     floor: float = 0.5
     revisit: float = 0.25
     remember: int = 128
@@ -59,30 +67,55 @@ class SamplerConfig:
 
 
 @dataclass
+class _Start:
+    """What is known of a start state.
+
+    Attributes:
+        successes, episodes: decayed counts.
+        seen: the update of the last visit.
+        belief: (3,) of DPS, after that visit.
+    """
+
+    successes: float
+    episodes: float
+    seen: int
+    belief: NDArray[np.float64]
+
+
+@dataclass
 class _Task:
     """What is known of a task.
 
     Attributes:
         successes, episodes: decayed counts.
         seen: the update that last had a group of it; -1 for none.
-        known: start index to (successes, episodes, update of the last visit), decayed counts.
+        known: by start index.
+        transitions: (3,3) counts of DPS.
     """
 
-    successes: float
-    episodes: float
-    seen: int
-    known: dict[int, tuple[float, float, int]]
+    successes: float = 0.0
+    episodes: float = 0.0
+    seen: int = -1
+    known: dict[int, _Start] = field(default_factory=dict)
+    transitions: NDArray[np.float64] = field(default_factory=dps.PRIOR.copy)
 
     @property
     def success(self) -> float:
         """Posterior mean under a uniform prior."""
         return (self.successes + 1) / (self.episodes + 2)
 
-    def value(self, index: int) -> float:
-        """What a known start can teach, p (1 - p); the task's own rate is a prior worth two episodes."""
-        successes, episodes, _ = self.known[index]
-        p = (successes + 2 * self.success) / (episodes + 2)
-        return p * (1 - p)
+    def value(self, index: int, prefer: str) -> float:
+        """What a known start can teach; the task's own rate is a prior worth two episodes."""
+        start = self.known[index]
+        if prefer == "dps":
+            return float(dps.predict(self.transitions, start.belief)[dps.SOME])
+        return _preference((start.successes + 2 * self.success) / (start.episodes + 2), prefer)
+
+
+def _preference(rate: float, prefer: str) -> float:
+    if prefer == "hard":
+        return math.exp((0.5 - rate) / _HARD_TEMPERATURE)
+    return rate * (1 - rate)
 
 
 class StartSampler:
@@ -120,7 +153,7 @@ class StartSampler:
         self.num_indices = self.config.starts_per_task or NUM_INDICES
         self._require(groups_per_iteration)
         self._clock = 0
-        self._known = {task: _Task(0.0, 0.0, -1, {}) for task in self.tasks}
+        self._known = {task: _Task() for task in self.tasks}
 
     def draw(self, iteration: int, attempt: int = 0, num_groups: int | None = None) -> list[StartState]:
         """Starts for the groups of an iteration, no two alike.
@@ -169,6 +202,8 @@ class StartSampler:
         for task in self._known.values():
             task.successes *= self.config.forget
             task.episodes *= self.config.forget
+        before: dict[str, list[NDArray[np.float64]]] = {}
+        ended: dict[str, list[int]] = {}
         for (name, index), outcomes in sorted(counts.items()):
             task, won, played = self._known[name], float(sum(outcomes)), float(len(outcomes))
             task.successes, task.episodes, task.seen = (
@@ -176,16 +211,38 @@ class StartSampler:
                 task.episodes + played,
                 self._clock,
             )
-            old_won, old_played, _ = task.known.get(index, (0.0, 0.0, 0))
-            task.known[index] = (old_won / 2 + won, old_played / 2 + played, self._clock)
+            old = task.known.get(index, _Start(0.0, 0.0, 0, dps.UNIFORM))
+            before.setdefault(name, []).append(old.belief)
+            ended.setdefault(name, []).append(dps.state_of(won, played))
+            belief = np.eye(3)[ended[name][-1]]
+            task.known[index] = _Start(
+                old.successes / 2 + won, old.episodes / 2 + played, self._clock, belief
+            )
+        for name, states in ended.items():
+            task, beliefs = self._known[name], np.stack(before[name])
+            task.transitions = dps.observe(task.transitions, beliefs, states, self.config.forget)
         self._clock += 1
         for task in self._known.values():
-            ranked = sorted(task.known, key=lambda i: (-task.value(i), -task.known[i][2], i))
+            value = {index: task.value(index, self.config.prefer) for index in task.known}
+            ranked = sorted(task.known, key=lambda i: (-value[i], -task.known[i].seen, i))
             task.known = {index: task.known[index] for index in sorted(ranked[: self.config.remember])}
 
-    def success_rates(self) -> dict[str, float]:
-        """What the sampler believes of each task, for the log; 0.5 where it knows nothing."""
-        return {name: task.success for name, task in self._known.items()}
+    def success_rates(self) -> dict[str, Rate]:
+        """Of each task: successes and episodes while practising, older ones counting less (rounded)."""
+        return {
+            name: Rate(round(task.successes), max(round(task.successes), round(task.episodes)))
+            for name, task in self._known.items()
+        }
+
+    def hopeless(self) -> list[str]:
+        """Tasks of which the last twenty episodes or more brought no success."""
+        return [n for n, task in self._known.items() if task.episodes >= 20 and task.successes < 0.5]
+
+    def forgotten(self) -> list[str]:
+        """Tasks that have waited for longer than `max_wait`: never, unless there are too few groups."""
+        return [
+            name for name, task in self._known.items() if self._clock - 1 - task.seen > self.config.max_wait
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """All it knows, as JSON values."""
@@ -196,7 +253,11 @@ class StartSampler:
                     "successes": task.successes,
                     "episodes": task.episodes,
                     "seen": task.seen,
-                    "known": [[index, *task.known[index]] for index in task.known],
+                    "transitions": task.transitions.tolist(),
+                    "known": [
+                        [index, start.successes, start.episodes, start.seen, start.belief.tolist()]
+                        for index, start in task.known.items()
+                    ],
                 }
                 for name, task in self._known.items()
             },
@@ -220,7 +281,11 @@ class StartSampler:
                 float(saved["successes"]),
                 float(saved["episodes"]),
                 int(saved["seen"]),
-                {int(i): (float(won), float(played), int(at)) for i, won, played, at in saved["known"]},
+                {
+                    int(index): _Start(float(won), float(played), int(seen), np.array(belief))
+                    for index, won, played, seen, belief in saved["known"]
+                },
+                np.array(saved["transitions"]),
             )
             for name, saved in sorted(state["tasks"].items())
         }
@@ -233,15 +298,15 @@ class StartSampler:
             )
 
     def _shares(self, count: int, generator: np.random.Generator) -> list[int]:
-        """How many groups each task gets: overdue tasks first, then in proportion to floor and difficulty."""
+        """How many groups each task gets: overdue tasks first, then in proportion to floor and preference."""
         shares = np.zeros(len(self.tasks), dtype=np.int64)
         waits = [(self._clock - 1 - self._known[task].seen, i) for i, task in enumerate(self.tasks)]
         overdue = sorted((-wait, i) for wait, i in waits if wait > self.config.max_wait)
         for _, i in overdue[:count]:
             shares[i] = 1
-        rate = np.array([self._known[task].success for task in self.tasks])
-        difficulty = rate * (1 - rate)
-        share = self.config.floor / len(rate) + (1 - self.config.floor) * difficulty / difficulty.sum()
+        prefer = "hard" if self.config.prefer == "hard" else "medium"
+        wanted = np.array([_preference(self._known[task].success, prefer) for task in self.tasks])
+        share = self.config.floor / len(wanted) + (1 - self.config.floor) * wanted / wanted.sum()
         # systematic sampling: a task expecting 2.3 groups gets 2 or 3, never 0
         edges = np.concatenate([[0.0], np.cumsum(share) / share.sum()]) * (count - shares.sum())
         edges[-1] = count - shares.sum()
@@ -253,16 +318,19 @@ class StartSampler:
         return [int(n) for n in shares]
 
     def _indices(self, task: str, count: int, generator: np.random.Generator) -> list[int]:
-        """Known starts of medium difficulty, then fresh ones; all different."""
+        """The preferred among known starts, then fresh ones; all different."""
         known = self._known[task]
         expected = self.config.revisit * count
         revisits = math.floor(expected) + int(generator.random() < expected % 1)
-        rested = [i for i in known.known if known.known[i][2] < self._clock - 1]  # not again at once
-        value = np.array([known.value(i) for i in rested])
+        rested = [i for i, start in known.known.items() if start.seen < self._clock - 1]  # not again at once
+        value = np.array([known.value(i, self.config.prefer) for i in rested])
         chosen: list[int] = []
         if len(rested):
             revisits = min(revisits, len(rested))
-            picked = generator.choice(len(rested), size=revisits, replace=False, p=value / value.sum())
+            if self.config.prefer == "dps":  # the best, as its authors do
+                picked = np.argsort(-value, kind="stable")[:revisits]
+            else:
+                picked = generator.choice(len(rested), size=revisits, replace=False, p=value / value.sum())
             chosen = [rested[int(i)] for i in picked]
         taken = set(chosen)
         while len(chosen) < count:

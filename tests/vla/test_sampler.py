@@ -106,7 +106,7 @@ def test_state_survives_json_and_memory_is_bounded() -> None:
         whole.update(starts, np.arange(9) % 2 == 0)
         resumed.update(starts, np.arange(9) % 2 == 0)
     assert resumed.state_dict() == whole.state_dict()
-    assert whole.success_rates()["toy/c"] > whole.success_rates()["toy/a"]
+    assert whole.success_rates()["toy/c"].value > whole.success_rates()["toy/a"].value
 
 
 @light
