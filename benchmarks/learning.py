@@ -50,7 +50,7 @@ def main() -> None:
             folder = RunDirectory(arguments.out / f"{arm.replace(' ', '-').replace(',', '')}-{seed}")
             with folder.claim():
                 run = begin(config)
-                with environments.open_pool(config.env, run.policy.chunk_size) as pool:
+                with environments.open_pool(config.env, run.policy.execute) as pool:
                     train(config, run, pool, folder)
             curves.setdefault(arm, []).append(curve(folder))
             report(curves, arguments.target)

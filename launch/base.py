@@ -46,7 +46,7 @@ class BaseConfig:
         action_noise: see `sim.demonstrate.demonstrate`.
         astray: likewise.
         scenes: wandering episodes of twelve frames for each task, for seeing alone.
-        chunk_size: actions predicted, and executed, for each look.
+        chunk_size: actions predicted for each look.
         width: of the transformer.
         layers: of the VLM and of the action expert.
         steps: optimiser steps.

@@ -218,7 +218,7 @@ def measure_modes(
     """
     began = time.monotonic()
     played: dict[str, Played] = {}
-    with environments.open_pool(config, policy.chunk_size) as pool:
+    with environments.open_pool(config, policy.execute) as pool:
         pool.spec.require_match(
             policy.spec, f"environment {config.name}/{config.suite}", f"policy {policy_name}"
         )

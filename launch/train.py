@@ -24,6 +24,7 @@ from ..rewards.binary import BinarySuccess
 from ..rewards.diagnostics import auc
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
+from ..sim.branch import branch, choose_points
 from ..sim.collect import collect
 from ..sim.pool import WorkerPool
 from ..vla import advantages, grpo, mpo, ppo
@@ -45,6 +46,9 @@ from .report import write_report
 from .run_directory import RunDirectory, next_run
 from .videos import record
 
+SIBLINGS = 4
+"""Episodes from one decision that is tried again."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -62,6 +66,8 @@ class TrainConfig:
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
             ``pixels`` on a coarse grid, or simulator ``state``.
         self_referential: settings of that reward.
+        branches: episodes of an iteration, beside those from start states, that go back to a decision about
+            which the critics disagree and try again from there, four from each (MPO).
         groups: start states in one iteration.
         group_size: episodes from each start state.
         resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
@@ -73,6 +79,7 @@ class TrainConfig:
         final_noise_level: what `noise_level` falls to, linearly over the iterations; None leaves it.
         noise_correlation: likewise, of that noise over the steps of a chunk.
         initial_noise: likewise, scale of the flow's initial noise.
+        execute: likewise, how many actions of a chunk are executed before the policy looks again.
         evaluate_every: iterations between evaluations on the select split.
         select_episodes: greedy episodes for each task of such an evaluation.
         test_episodes: episodes for each task of the evaluations on the test split, before and after.
@@ -91,6 +98,7 @@ class TrainConfig:
     reward: Literal["self_referential", "binary"] = "self_referential"
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
+    branches: int = 0
     groups: int = 512
     group_size: int = 1
     resample: int = 1
@@ -101,6 +109,7 @@ class TrainConfig:
     final_noise_level: float | None = None
     noise_correlation: float | None = None
     initial_noise: float | None = None
+    execute: int | None = None
     evaluate_every: int = 5
     select_episodes: int = 12
     test_episodes: int = 30
@@ -117,6 +126,11 @@ class TrainConfig:
         if self.algorithm == "grpo" and self.group_size < 2:
             raise ValueError(
                 f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
+            )
+        if self.branches % SIBLINGS or self.branches < 0 or (self.branches and self.algorithm != "mpo"):
+            raise ValueError(
+                f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
+                f"say where to branch, and a multiple of {SIBLINGS}, for so often each point is tried again"
             )
         if self.sampler.prefer == "dps" and self.group_size < 2:
             raise ValueError(
@@ -265,6 +279,8 @@ def gather(
             row[f"tasks/{task}/episodes"] = row.get(f"tasks/{task}/episodes", 0) + rate.trials
         row["tasks/forgotten"] = len(run.sampler.forgotten())
         row["tasks/hopeless"] = len(run.sampler.hopeless())
+        if config.branches:
+            rollouts = concatenate([rollouts, *grow(config, run, pool, rollouts, row)])
         reward = run.reward(rollouts)
         if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
             return rollouts, reward, row
@@ -287,6 +303,26 @@ def gather(
         "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
     }
     return concatenate(parts), concatenate_signals(signals), row
+
+
+def grow(
+    config: TrainConfig, run: Run, pool: WorkerPool, rollouts: Rollouts, row: dict[str, float]
+) -> list[Rollouts]:
+    """Branches of this iteration's episodes; none before the critics have learnt anything."""
+    if run.learner is None or not run.learner.replay:
+        return []
+    doubt = mpo.doubt(run.policy, run.learner, rollouts)
+    points = choose_points(rollouts, doubt, config.branches // SIBLINGS)
+    branches, stats = branch(
+        pool, run.policy, rollouts, [point for point in points for _ in range(SIBLINGS)],
+        first_group=len(rollouts), run_key=("branch", config.seed, run.iteration),
+        policy_version=run.iteration,
+    )  # fmt: skip
+    run.episodes += len(branches)
+    run.env_steps += int(branches.num_steps.sum())
+    row["episodes/invalid"] += stats.num_invalid
+    row["branches/successes"], row["branches/episodes"] = float(branches.success.sum()), len(branches)
+    return [branches.take(np.flatnonzero(~branches.invalid))]
 
 
 def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
@@ -521,7 +557,7 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
         run.load(checkpoint.tensors, checkpoint.meta)
         load_replay(config, run, folder)
         print(f"going on after iteration {run.iteration}")
-    with environments.open_pool(config.env, run.policy.chunk_size) as pool:
+    with environments.open_pool(config.env, run.policy.execute) as pool:
         if not folder.eval_before.exists():
             measure_and_film(config, config.policy, pool, folder, "before")
             note_incidents(0, pool, folder)
@@ -537,7 +573,8 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
 
 def open_as_practised(config: TrainConfig, name: str) -> tuple[Pi0Policy, Published]:
     """A policy with the noise it has while practising, so that sampled numbers can be compared."""
-    practice = {name: getattr(config, name) for name in ("noise_level", "noise_correlation", "initial_noise")}
+    names = ("noise_level", "noise_correlation", "initial_noise", "execute")
+    practice = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in practice.items() if value is not None}
     return open_policy(name, config.device, **changes)
 

@@ -100,7 +100,8 @@ def collect(
     Args:
         env: the environments; any episodes in progress there are abandoned.
         actor: the policy. It is asked for batches of a few fixed sizes only (a row is repeated to fill them
-            up): a matrix product's floats may depend on the number of its rows.
+            up): a matrix product's floats may depend on the number of its rows. Its chunks may be longer than
+            the environment's: the rest is not executed, and not valid in the rollouts.
         starts: B start states, one episode each.
         groups: B numbers; equal ones share task and start state.
         run_key: begins the key of every random draw: (*run_key, episode index, decision index).
@@ -190,9 +191,9 @@ def collect(
             _check_sample(sample, size, env)
             for row, slot in enumerate(asked):
                 episodes[playing[slot]].did(sample, row)
-            env.step(asked, sample.action[: len(asked)])
+            env.step(asked, sample.action[: len(asked), : env.chunk_size])
 
-    rollouts = _pad(episodes, starts, groups, policy_version, env.chunk_size)
+    rollouts = _pad(episodes, starts, groups, policy_version)
     num_decisions = sum(len(episode.executed) for episode in episodes)
     return rollouts, CollectStats(
         seconds=time.perf_counter() - began_s,
@@ -224,11 +225,13 @@ def _observation(observation: Observation, rows: list[int]) -> Observation:
 
 def _check_sample(sample: ActionSample, size: int, env: VectorEnv) -> None:
     expected = (size, env.chunk_size, env.spec.action_dim)
-    if sample.action.shape != expected or sample.log_prob.shape != expected[:2]:
+    shape = sample.action.shape
+    fits = len(shape) == 3 and (shape[0], shape[2]) == (size, env.spec.action_dim) and shape[1] >= expected[1]
+    if not fits or sample.log_prob.shape != shape[:2]:
         raise ValueError(
-            f"the policy answered with actions {sample.action.shape} and log-probabilities "
-            f"{sample.log_prob.shape}, expected {expected} and {expected[:2]}: its chunk size and robot "
-            "contract must be the environment's"
+            f"the policy answered with actions {shape} and log-probabilities {sample.log_prob.shape}, "
+            f"expected {expected} and {expected[:2]}, or longer chunks: its robot contract must be the "
+            "environment's, and it must plan as far as the environment executes"
         )
     if not np.isfinite(sample.action).all() or not np.isfinite(sample.log_prob).all():
         raise ValueError(
@@ -250,14 +253,19 @@ def _stack(rows: list[list[NDArray[_Array]]], longest: int) -> NDArray[_Array]:
     return out
 
 
+def _wide(array: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """(B,D,h) with zeros up to (B,D,width)."""
+    return array if array.shape[2] == width else np.pad(array, [(0, 0), (0, 0), (0, width - array.shape[2])])
+
+
 def _pad(
     episodes: list[_Episode],
     starts: Sequence[StartState],
     groups: Sequence[int],
     version: int,
-    chunk_size: int,
 ) -> Rollouts:
     """Line the episodes up as (B,D,...) arrays."""
+    planned = len(episodes[0].action[0])  # at least as many as are executed of it
     longest = max(len(episode.executed) for episode in episodes)
     executed = np.zeros((len(episodes), longest), dtype=np.int64)
     for index, episode in enumerate(episodes):
@@ -272,8 +280,8 @@ def _pad(
         state=_stack([e.state for e in episodes], longest),
         privileged=_stack([e.privileged for e in episodes], longest),
         action=_stack([e.action for e in episodes], longest),
-        valid=np.arange(chunk_size) < executed[..., None],
-        reward=_stack([e.reward for e in episodes], longest),
+        valid=np.arange(planned) < executed[..., None],
+        reward=_wide(_stack([e.reward for e in episodes], longest), planned),
         success=success,
         truncated=~success & ~invalid,
         invalid=invalid,

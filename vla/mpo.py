@@ -155,7 +155,7 @@ class Learner:
             critic = ChunkCritic(
                 policy.feature_width,
                 int(policy.config.max_state_dim),
-                policy.chunk_size * policy.spec.action_dim,
+                policy.execute * policy.spec.action_dim,
             )
         return cls(critic.to(policy.device))
 
@@ -216,6 +216,21 @@ def remember(policy: Pi0Policy, rollouts: Rollouts, reward: NDArray[np.floating]
     }
 
 
+def doubt(policy: Pi0Policy, learner: Learner, rollouts: Rollouts) -> NDArray[np.float32]:
+    """How far the critics are apart about what was done at each decision: float32 (B,D), in returns."""
+    batch = flatten(rollouts, policy.cameras)
+    chunk = batch.latent["after"][:, None, : policy.execute, : policy.spec.action_dim]
+    with torch.no_grad():
+        values = learner.critic.values(
+            batch.latent["features"].to(policy.device),
+            policy.normal_state(batch.state),
+            chunk.to(policy.device),
+        )
+    found = np.zeros(rollouts.valid.shape[:2], np.float32)
+    found[batch.episode, batch.decision] = (values[0] - values[1]).abs()[:, 0].cpu().numpy()
+    return found
+
+
 def update(
     policy: Pi0Policy,
     learner: Learner,
@@ -239,6 +254,7 @@ def update(
         progress: see there.
     """
     device, dims, critic = policy.device, policy.spec.action_dim, learner.critic
+    done = policy.execute  # the critic judges what was executed, not what else was planned
     first = not learner.replay
     fresh = remember(policy, rollouts, reward, config.gamma)
     learner.replay = [*learner.replay, fresh][-config.replay :]
@@ -255,7 +271,7 @@ def update(
     def judged(rows: Tensor) -> float:
         features, state, after, returns = take(rows, "features", "state", "after", "returns")
         with torch.no_grad():
-            value = critic.values(features, state, after[:, None, :, :dims]).mean(0)[:, 0]
+            value = critic.values(features, state, after[:, None, :done, :dims]).mean(0)[:, 0]
         spread = returns.var()
         return float(1 - (returns - value).var() / spread) if spread > 0 else 0.0
 
@@ -272,7 +288,7 @@ def update(
             features, state, after, returns = take(
                 draw(config.critic_minibatch), "features", "state", "after", "returns"
             )
-            value = critic(member, features, state, after[:, None, :, :dims])[:, 0]
+            value = critic(member, features, state, after[:, None, :done, :dims])[:, 0]
             loss = loss + functional.mse_loss(value, returns)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -295,7 +311,7 @@ def update(
             noise = torch.randn(shape, generator=generator).to(device)
             shift = noise if policy.factor is None else policy.factor @ noise
             chunk = (mean[:, None] + std[:, None] * shift)[..., :dims]
-            each = critic.values(features, state, chunk)
+            each = critic.values(features, state, chunk[..., :done, :])
             value = each.mean(0) - config.pessimism * (each[0] - each[1]).abs()
             centred = value - value.mean(1, keepdim=True)
             spread = value.std(1, keepdim=True).clamp_min(config.least_spread)

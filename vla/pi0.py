@@ -55,6 +55,7 @@ class Settings:
         stochastic_step: which denoising step is the stochastic one: ``random`` as in pi-RL, or ``last``.
         bins: of the token head, over the 1 % to 99 % range of each action dimension.
         temperature: of the token head when it samples; the training pass divides by the same number.
+        execute: how many actions of a chunk are executed before the policy looks again; 0 for all.
         max_words: length to which instructions are padded, with two special tokens.
         precision: ``float32``, or ``bfloat16`` autocast of the network (log-densities stay float32).
     """
@@ -68,6 +69,7 @@ class Settings:
     stochastic_step: Literal["random", "last"] = "last"
     bins: int = 64
     temperature: float = 1.0
+    execute: int = 0
     max_words: int = 16
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -181,6 +183,9 @@ class Pi0Policy(nn.Module):
         self.config, self.settings, self.spec = config, settings, spec
         self.normalizer, self.tokenizer = normalizer, tokenizer
         self.chunk_size = int(config.chunk_size)
+        if not 0 <= settings.execute <= self.chunk_size:
+            raise ValueError(f"execute {settings.execute} is not within 0..{self.chunk_size}, the chunk size")
+        self.execute = settings.execute or self.chunk_size
         self.cameras = [camera.name for camera in spec.cameras]
         self.pi0 = PI0ForConditionalGeneration(config) if pi0 is None else pi0
         if settings.stem == "keypoint":

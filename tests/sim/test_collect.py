@@ -180,6 +180,23 @@ def test_more_pipelines_than_slots(pool: WorkerPool) -> None:
     assert len(rollouts) == len(STARTS)
 
 
+def test_a_policy_may_plan_further_than_is_executed() -> None:
+    with WorkerPool("puck_env:make", num_slots=3, num_workers=1, chunk_size=2) as short:
+        rollouts, _ = play(short, PixelActor(chunk_size=5), num=4)
+        # The same policy asked for the two steps alone draws other noise, so it cannot be compared with; but
+        # what was executed leads where it leads.
+        assert rollouts.action.shape[2] == rollouts.reward.shape[2] == rollouts.log_prob.shape[2] == 5
+        assert not rollouts.valid[:, :, 2:].any()
+        assert rollouts.valid[:, 0, :2].all()
+        assert (rollouts.reward.sum((1, 2)) == rollouts.success).all()
+        for row in range(4):
+            env = PuckEnv()
+            env.reset(STARTS[row])
+            for action in rollouts.action[row][rollouts.valid[row]]:
+                last = env.step(action)
+            assert last.success == rollouts.success[row]
+
+
 class BrokenActor(PixelActor):
     """A policy whose answer is damaged in one way."""
 

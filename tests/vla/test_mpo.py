@@ -127,3 +127,21 @@ def test_what_it_cannot_improve_is_refused() -> None:
     latent = {name: value for name, value in rollouts.latent.items() if name != "keys"}
     with pytest.raises(ValueError, match="use ppo or grpo"):
         mpo.remember(policy, dataclasses.replace(rollouts, latent=latent), reward, 0.97)
+
+
+def test_what_is_planned_and_not_executed_is_not_judged() -> None:
+    policy = explorer(dataclasses.replace(EXPLORING, execute=2))
+    assert policy.chunk_size > policy.execute == 2
+    learner = mpo.Learner.of(policy, seed=0)
+    expected = policy.feature_width + int(policy.config.max_state_dim) + 2 * policy.spec.action_dim
+    assert learner.critic.first[0].in_features == expected
+    rollouts, reward = play(policy, 40, seed=1)
+    told = mpo.doubt(policy, learner, rollouts)
+    rollouts.latent["after"][:, :, 2:] += 5.0
+    np.testing.assert_array_equal(mpo.doubt(policy, learner, rollouts), told)
+    assert (told > 0).all()
+    assert np.isfinite(
+        mpo.update(policy, learner, mpo.optimizer(policy, learner, QUICK), rollouts, reward, QUICK, ("k",))[
+            "loss"
+        ]
+    )
