@@ -18,6 +18,7 @@ Names with a slash form groups. `regrip report` reads these; each may be absent:
 ``tasks/<task>/successes, /episodes``    of each task, sampled in this iteration on train start states
 ``tasks/forgotten``, ``.../hopeless``    tasks that wait for a turn; tasks practised in vain lately
 ``branches/successes, /episodes``        of episodes that began at a decision that is in doubt
+``assist``                               how much the simulator helped, 0 to 1
 ``incidents/<kind>``                     workers lost and replayed in this iteration
 ``seconds/<part>``                       where this iteration's time went
 ======================================== ==================================================================

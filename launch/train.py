@@ -66,6 +66,9 @@ class TrainConfig:
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
             ``pixels`` on a coarse grid, or simulator ``state``.
         self_referential: settings of that reward.
+        assist: how much the simulator helps at first, from 0 to 1 (see `sim.env.Assisting`): virtual forces,
+            which no evaluation has.
+        assist_until: share of the iterations by which that has faded to nothing, linearly.
         branches: episodes of an iteration, beside those from start states, that go back to a decision about
             which the critics disagree and try again from there, four from each (MPO).
         groups: start states in one iteration.
@@ -98,6 +101,8 @@ class TrainConfig:
     reward: Literal["self_referential", "binary"] = "self_referential"
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
+    assist: float = 0.0
+    assist_until: float = 0.5
     branches: int = 0
     groups: int = 512
     group_size: int = 1
@@ -132,6 +137,8 @@ class TrainConfig:
                 f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
                 f"say where to branch, and a multiple of {SIBLINGS}, for so often each point is tried again"
             )
+        if not 0.0 <= self.assist <= 1.0 or not 0.0 <= self.assist_until <= 1.0:
+            raise ValueError(f"assist {self.assist} and assist_until {self.assist_until} must be in [0, 1]")
         if self.sampler.prefer == "dps" and self.group_size < 2:
             raise ValueError(
                 f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "
@@ -211,7 +218,9 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
         clock = Clock()
         while run.iteration < config.iterations and not stop:
             run.policy.set_noise_level(noise_level(config, run.policy, run.iteration))
+            pool.assist = assist(config, run.iteration)
             rollouts, reward, row = gather(config, run, pool)
+            pool.assist = 0.0
             clock.lap("collect")
             row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
             run.iteration += 1
@@ -239,6 +248,11 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
     return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
 
 
+def assist(config: TrainConfig, iteration: int) -> float:
+    """How much the simulator helps in an iteration, counted from 0."""
+    return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
+
+
 def gather(
     config: TrainConfig, run: Run, pool: WorkerPool
 ) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
@@ -248,6 +262,8 @@ def gather(
     signals: list[RewardSignal] = []
     ledger = GroupLedger()
     row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0, "episodes/invalid": 0.0}
+    if config.assist:
+        row["assist"] = pool.assist
     played = 0
     missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
     for attempt in range(attempts + 1):

@@ -79,3 +79,13 @@ class Env(Protocol):
     def restore(self, snapshot: bytes) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Assisting(Env, Protocol):
+    """An environment that can make a task easier with forces that no robot has.
+
+    Attributes:
+        assist: from 0 (physics as it is) to 1; set before `reset`, constant over an episode.
+    """
+
+    assist: float

@@ -93,6 +93,7 @@ class _Slot:
     """What is needed to play a slot's episode again, and its latest answer."""
 
     start: StartState | None = None
+    assist: float = 0.0
     snapshot: bytes | None = None
     chunks: list[NDArray[np.float32]] = field(default_factory=list)
     playing: bool = False
@@ -108,6 +109,7 @@ class _Slot:
         return {
             "slot": slot,
             "start": start,
+            "assist": self.assist,
             "snapshot": None if self.snapshot is None else encode(self.snapshot),
             "chunks": encode(chunks),
             "answer": self.due,
@@ -152,6 +154,10 @@ class WorkerPool:
     A slot with an answer due takes no new `step`, `snapshot` or `restore` until `receive`; `reset` may come
     at any time and abandons what the slot was doing. `receive` may be repeated. After `restore`, `receive`
     gives the restored state's observation. Results depend neither on `num_workers` nor on incidents.
+
+    Attributes:
+        assist: given to the environments (`env.Assisting`) with each `reset` from now on.
+        incidents: workers that were lost; the caller may clear it.
 
     Args:
         factory: ``package.module:function``, called in the worker once for each slot, giving an `Env`.
@@ -208,6 +214,7 @@ class WorkerPool:
         self.num_slots, self.chunk_size = num_slots, chunk_size
         self.num_workers = min(num_workers, num_slots)
         self.incidents: list[Incident] = []
+        self.assist = 0.0
         self._factory, self._kwargs = factory, dict(kwargs or {})
         self._python, self._memory_limit_mb = python, memory_limit_mb
         self._deadline_s, self._startup_deadline_s = deadline_s, startup_deadline_s
@@ -247,7 +254,7 @@ class WorkerPool:
         while any(self._slots[slot].due for slot in slots):
             self._pump()
         for slot, start in zip(slots, starts, strict=True):
-            self._slots[slot] = _Slot(start=start, playing=True, due=True)
+            self._slots[slot] = _Slot(start=start, assist=self.assist, playing=True, due=True)
         self._send("begin", slots)
 
     def step(self, slots: Sequence[int], chunks: NDArray[np.float32]) -> None:

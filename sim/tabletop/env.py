@@ -25,7 +25,9 @@ from .tasks import PARAPHRASES, Paraphrase, Task, load, suites, unknown
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)
 _START_JITTER_RAD = 0.04
-_SNAPSHOT = "regrip tabletop 2"
+_SNAPSHOT = "regrip tabletop 3"
+_ASSIST_REACH_M = 0.06
+_ASSIST_N_PER_M = 40.0
 
 
 class TabletopEnv:
@@ -34,6 +36,7 @@ class TabletopEnv:
     Attributes:
         suite: whose tasks it plays.
         privileged_names: what each entry of `privileged()` is.
+        assist: see `sim.env.Assisting`: the instructed object is drawn between the fingers, see `assistance`.
     """
 
     spec: RobotSpec
@@ -98,6 +101,7 @@ class TabletopEnv:
         self._over = False
         self.instruction = ""
         self.max_steps = 0
+        self.assist = 0.0
 
     @property
     def task(self) -> Task:
@@ -155,6 +159,11 @@ class TabletopEnv:
         if given.shape != self._low.shape or not np.isfinite(given).all():
             raise ValueError(f"action {given} is not {len(self._low)} finite numbers ({self._mode})")
         self._command(np.clip(given, self._low, self._high))
+        if self.assist and self._suite.scene.prop(task.target).loose:
+            world = self._world
+            world.push(
+                task.target, assistance(world.position(task.target), world.position("tcp"), self.assist)
+            )
         self._world.advance()
         self._steps += 1
         if self._world.exploded:
@@ -232,6 +241,7 @@ class TabletopEnv:
             "over": self._over,
             "memory": self._memory,
             "perturb": self._perturb,
+            "assist": self.assist,
             "look": None if self._look is None else dataclasses.asdict(self._look),
         }
         return json.dumps(header).encode() + b"\n" + self._world.get_state().astype("<f8").tobytes()
@@ -257,6 +267,7 @@ class TabletopEnv:
         self._steps = header["steps"]
         self._over = header["over"]
         self._memory = header["memory"]
+        self.assist = header["assist"]
         self._look = None if header["look"] is None else perturbations.Look(**header["look"])
         self._world.set_state(np.frombuffer(body, dtype="<f8").astype(np.float64))
 
@@ -289,6 +300,18 @@ def make(
         for name in suites(suite)
     ]
     return envs[0] if len(envs) == 1 else SeveralSuites(envs)
+
+
+def assistance(thing: NDArray[np.float64], tcp: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """The virtual force (3,), newtons, that draws an object at `thing` (3,) to the tool centre point (3,).
+
+    A spring of 40 N/m within 6 cm and nothing beyond, times `level`: it takes out a miss of a centimetre or
+    two, and carries part of the weight.
+    """
+    gap = tcp - thing
+    if np.linalg.norm(gap) > _ASSIST_REACH_M:
+        return np.zeros(3)
+    return np.asarray(level * _ASSIST_N_PER_M * gap)
 
 
 def privileged_names(scene: Scene) -> tuple[str, ...]:

@@ -103,6 +103,10 @@ class MujocoWorld:
         self.data.ctrl[:7] = joints
         self.data.ctrl[7:9] = gripper_width / 2
 
+    def push(self, body: str, force: Array) -> None:
+        """Pull at a body with a force (3,) in newtons until told otherwise; base frame."""
+        self.data.xfrc_applied[self._body[body], :3] = force
+
     def advance(self) -> None:
         """One control step of physics.
 
