@@ -20,7 +20,7 @@ import torch
 
 from ..datasets.starts import StartState, counter_generator
 from ..sim.demonstrate import Demonstration, demonstrate
-from ..vla.auxiliary import Auxiliary
+from ..vla.auxiliary import Auxiliary, augment
 from ..vla.normalizer import Normalizer
 from ..vla.pi0 import Pi0Policy, Settings, nano_config
 from ..vla.policy import DecisionBatch
@@ -323,12 +323,3 @@ def join(parts: Sequence[DecisionBatch]) -> DecisionBatch:
         decision=cat("decision"),
         privileged=cat("privileged"),
     )
-
-
-def augment(batch: DecisionBatch, draw: np.random.Generator, brightness: float) -> DecisionBatch:
-    """Scale each picture's contrast and brightness; geometry stays, for it is what the policy must read."""
-    count, cameras = batch.pixels.shape[:2]
-    scale, shift = draw.uniform(-brightness, brightness, (2, count, cameras, 1, 1, 1)).astype(np.float32)
-    pixels = batch.pixels.float()
-    pixels = (pixels - 128.0) * torch.from_numpy(1 + scale) + 128.0 + 128.0 * torch.from_numpy(shift)
-    return dataclasses.replace(batch, pixels=pixels.clamp_(0, 255).to(torch.uint8))

@@ -18,7 +18,7 @@ import torch
 
 from ..datasets.episode import Rollouts, concatenate
 from ..datasets.protocols import Reward, RewardSignal
-from ..datasets.starts import refuse_test
+from ..datasets.starts import StartState, counter_generator, refuse_test
 from ..datasets.statistics import Rate
 from ..rewards.binary import BinarySuccess
 from ..rewards.diagnostics import auc
@@ -30,8 +30,10 @@ from ..sim.pool import WorkerPool
 from ..vla import advantages, grpo, mpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
+from ..vla.policy import flatten
 from ..vla.policy_files import save_policy
-from ..vla.sampler import SamplerConfig, StartSampler
+from ..vla.sampler import NUM_INDICES, SamplerConfig, StartSampler
+from ..vla.seeing import SeeingConfig, see, with_execute
 from ..vla.vision import VisionTower
 from . import environments
 from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
@@ -71,6 +73,9 @@ class TrainConfig:
         assist_until: share of the iterations by which that has faded to nothing, linearly.
         branches: episodes of an iteration, beside those from start states, that go back to a decision about
             which the critics disagree and try again from there, four from each (MPO).
+        see_before: iterations (counted from 1) before which the VLM learns from the policy's own pictures;
+            MPO then forgets its replay, which holds what the VLM made of them before.
+        seeing: settings of that.
         groups: start states in one iteration.
         group_size: episodes from each start state.
         resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
@@ -104,6 +109,8 @@ class TrainConfig:
     assist: float = 0.0
     assist_until: float = 0.5
     branches: int = 0
+    see_before: tuple[int, ...] = ()
+    seeing: SeeingConfig = field(default_factory=SeeingConfig)
     groups: int = 512
     group_size: int = 1
     resample: int = 1
@@ -218,11 +225,13 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
         clock = Clock()
         while run.iteration < config.iterations and not stop:
             run.policy.set_noise_level(noise_level(config, run.policy, run.iteration))
+            seen = look_closer(config, run, pool) if run.iteration + 1 in config.see_before else {}
+            clock.lap("see")
             pool.assist = assist(config, run.iteration)
             rollouts, reward, row = gather(config, run, pool)
             pool.assist = 0.0
             clock.lap("collect")
-            row |= describe(rollouts, reward) | learn(config, run, rollouts, reward)
+            row |= seen | describe(rollouts, reward) | learn(config, run, rollouts, reward)
             run.iteration += 1
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
@@ -251,6 +260,41 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
 def assist(config: TrainConfig, iteration: int) -> float:
     """How much the simulator helps in an iteration, counted from 0."""
     return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
+
+
+def look_closer(config: TrainConfig, run: Run, pool: WorkerPool) -> dict[str, float]:
+    """Play for the pictures alone, and let the VLM learn from them.
+
+    Nothing of it is saved by itself: who is killed meanwhile begins it again from the last checkpoint.
+    """
+    torch.set_num_threads(1)
+    # Of the train split, and of the family the sampler draws from.
+    family, tasks = config.seed, environments.task_names(config.env)
+    draw = counter_generator("look closer", config.seed, run.iteration)
+    indices = draw.integers(NUM_INDICES, size=config.seeing.episodes)
+    starts = [
+        StartState(tasks[n % len(tasks)], "train", int(index), family) for n, index in enumerate(indices)
+    ]
+    policy = with_execute(run.policy, min(config.seeing.execute, run.policy.chunk_size))
+    parts = []
+    with environments.open_pool(config.env, policy.execute) as closer:
+        for first in range(0, len(starts), 512):
+            piece = starts[first : first + 512]
+            rollouts, _ = collect(
+                closer, policy, piece, range(len(piece)),
+                run_key=("look closer", config.seed, run.iteration, first),
+                greedy=False, policy_version=run.iteration,
+            )  # fmt: skip
+            parts.append(dataclasses.replace(rollouts, latent={}))
+        pool.incidents += closer.incidents
+    run.episodes += len(starts)
+    pictures = flatten(concatenate(parts), run.policy.cameras)
+    torch.set_num_threads(config.threads)
+    with Progress("seeing") as bar:
+        found = see(run.policy, pictures, config.seeing, (config.seed, run.iteration), bar.update)
+    if run.learner is not None:
+        run.learner.replay = []
+    return found
 
 
 def gather(
@@ -369,7 +413,9 @@ def load_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
         CheckpointError: if a part is missing or damaged.
     """
     if run.learner is not None:
-        first = max(1, run.iteration - config.mpo.replay + 1)
+        # Before the VLM last changed, it made other things of the pictures.
+        changed = max((step for step in config.see_before if step <= run.iteration), default=1)
+        first = max(changed, run.iteration - config.mpo.replay + 1)
         run.learner.replay = [
             load(folder.replay / f"step-{step:08d}").tensors for step in range(first, run.iteration + 1)
         ]

@@ -8,10 +8,15 @@ from the VLM's pooled features, where the object is that the sentence names (so 
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .pi0 import Pi0Policy
+from .policy import DecisionBatch
 from .prefix import Prefix
 
 
@@ -57,3 +62,12 @@ class Auxiliary(nn.Module):
     def forward(self, prefix: Prefix, privileged: Tensor) -> Tensor:
         privileged = privileged.to(prefix.features.device)
         return self.scene_loss(prefix.looks, privileged) + self.target_loss(prefix, privileged)
+
+
+def augment(batch: DecisionBatch, draw: np.random.Generator, brightness: float) -> DecisionBatch:
+    """Scale each picture's contrast and brightness; geometry stays, for it is what the policy must read."""
+    count, cameras = batch.pixels.shape[:2]
+    scale, shift = draw.uniform(-brightness, brightness, (2, count, cameras, 1, 1, 1)).astype(np.float32)
+    pixels = batch.pixels.float()
+    pixels = (pixels - 128.0) * torch.from_numpy(1 + scale) + 128.0 + 128.0 * torch.from_numpy(shift)
+    return dataclasses.replace(batch, pixels=pixels.clamp_(0, 255).to(torch.uint8))

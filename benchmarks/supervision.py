@@ -1,0 +1,165 @@
+"""Every simulator's workers, killed and stopped through an evaluation, and reset ten thousand times.
+
+    python benchmarks/supervision.py                       # every simulator that is installed
+    python benchmarks/supervision.py --only tabletop,metaworld --episodes 40 --incidents 10 --resets 10000
+
+First the same start states are played twice with the same random actions: undisturbed, and with workers that
+are killed (SIGKILL) or stopped (SIGSTOP, found by the deadline) from outside at moments drawn at random. Both
+must give the same bytes in every array, every incident must be counted, no episode may be missing. Then one
+worker resets and renders again and again, and its memory is printed: an OpenGL context that leaks with each
+reset would show. Exit status 1 if anything differs, or if memory grows by more than a tenth after the first
+tenth of the resets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from regrip.datasets.episode import Observation, Rollouts
+from regrip.datasets.protocols import ActionSample
+from regrip.datasets.spec import RobotSpec
+from regrip.datasets.starts import StartState, counter_generator
+from regrip.launch import environments
+from regrip.launch.environments import EnvConfig
+from regrip.launch.progress import Progress
+from regrip.sim.collect import collect
+from regrip.sim.pool import WorkerPool
+
+SUITES = {"tabletop": "goal", "metaworld": "mt10"}
+CHUNK = 5
+DEADLINE_S = 12.0
+
+
+@dataclass
+class Wandering:
+    """Slow random actions that depend on episode and decision alone."""
+
+    spec: RobotSpec
+
+    def act(
+        self, observation: Observation, noise_keys: Sequence[tuple[str | int, ...]] | None
+    ) -> ActionSample:
+        low, high = self.spec.action_low, self.spec.action_high
+        shares = [counter_generator(*key).uniform(0.3, 0.7, low.shape) for key in noise_keys or ()]
+        action = np.stack([low + share * (high - low) for share in shares]).astype(np.float32)
+        chunk = np.repeat(action[:, None], CHUNK, 1)
+        return ActionSample(chunk, np.zeros(chunk.shape[:2], np.float32))
+
+
+def digest(rollouts: Rollouts) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    arrays: list[NDArray[np.generic]] = [
+        rollouts.state, rollouts.privileged, rollouts.action, rollouts.valid, rollouts.reward,
+        rollouts.success, *rollouts.images.values(),
+    ]  # fmt: skip
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def play(
+    config: EnvConfig, starts: Sequence[StartState], incidents: int
+) -> tuple[str, int, list[str], float]:
+    """Digest of all episodes, workers shot, the kinds of incidents that were counted, and the seconds."""
+    draw = counter_generator("supervision", config.name)
+    moments = sorted(int(one) for one in draw.choice(np.arange(1, len(starts)), incidents, replace=False))
+    shot = 0
+    began = time.monotonic()
+    with environments.open_pool(config, CHUNK) as pool, Progress(f"{config.name}, {incidents} lost") as bar:
+
+        def disturb(done: int, total: int) -> None:
+            nonlocal shot
+            bar.update(done, total)
+            # One at a time: who shoots a worker that is about to be replaced shoots nobody.
+            if moments and done >= moments[0] and len(pool.incidents) == shot:
+                moments.pop(0)
+                shot += 1
+                victim = pool.worker_pids[int(draw.integers(len(pool.worker_pids)))]
+                # Every fifth is stopped: a hang costs the deadline.
+                os.kill(victim, signal.SIGSTOP if len(moments) % 5 == 0 else signal.SIGKILL)
+
+        rollouts, _ = collect(
+            pool, Wandering(pool.spec), starts, range(len(starts)),
+            run_key=("supervision",), greedy=False, policy_version=0, on_episode=disturb,
+        )  # fmt: skip
+        kinds = [incident.kind for incident in pool.incidents]
+    assert len(rollouts) == len(starts), "one episode a start"
+    return digest(rollouts), shot, kinds, time.monotonic() - began
+
+
+def memory_curve(config: EnvConfig, starts: Sequence[StartState], resets: int) -> list[float]:
+    """Resident MiB of a worker after each tenth of the resets; each renders every camera."""
+    curve: list[float] = []
+
+    def reset(pool: WorkerPool, number: int) -> None:
+        slot = number % pool.num_slots
+        pool.reset([slot], [starts[number % len(starts)]])
+        pool.receive([slot])
+
+    with environments.open_pool(config, CHUNK) as pool, Progress(f"{config.name}, resets") as bar:
+        for number in range(resets):
+            reset(pool, number)
+            if (number + 1) % max(1, resets // 10) == 0:
+                curve.append(psutil.Process(pool.worker_pids[0]).memory_info().rss / 2**20)
+                bar.update(number + 1, resets)
+    return curve
+
+
+def available(name: str) -> bool:
+    try:
+        environments.interpreter(EnvConfig(name=name))  # type: ignore[arg-type]
+    except FileNotFoundError as error:
+        print(f"{name}: left out, {error}")
+        return False
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", default=",".join(SUITES), help="simulators, with commas")
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--incidents", type=int, default=10)
+    parser.add_argument("--resets", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    wrong = 0
+    for name in filter(available, args.only.split(",")):
+        config = EnvConfig(
+            name=name, suite=SUITES[name], workers=args.workers, slots=8, deadline_s=DEADLINE_S
+        )
+        tasks = environments.task_names(config)
+        starts = [StartState(tasks[i % len(tasks)], "train", i) for i in range(args.episodes)]
+        calm, _, none, calm_s = play(config, starts, 0)
+        rough, shot, kinds, rough_s = play(config, starts, args.incidents)
+        wrong += calm != rough or bool(none) or len(kinds) != shot
+        counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+        print(
+            f"{name}/{config.suite}: {args.episodes} episodes in {calm_s:.0f} s undisturbed, and in "
+            f"{rough_s:.0f} s with {shot} workers shot (counted: {counted}): "
+            f"{'the same bytes' if calm == rough else f'DIFFERENT: {calm} and {rough}'}"
+        )
+        curve = memory_curve(
+            EnvConfig(name=name, suite=SUITES[name], workers=1, slots=4), starts, args.resets
+        )
+        grown = curve[-1] / curve[0] - 1
+        wrong += grown > 0.1
+        print(
+            f"{name}: MiB of a worker at each tenth of {args.resets} resets: "
+            f"{' '.join(f'{one:.0f}' for one in curve)} ({grown:+.1%})"
+        )
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
