@@ -196,8 +196,11 @@ def compare(options: argparse.Namespace, out: Path) -> int:
     kills = options.kills or (4 if options.quick else 20)
     iterations = 3 if options.quick else 10
     config = small_config(
-        small_policy(out / "base"), iterations=iterations, algorithm="mpo", train_vlm=False, mpo=MPO
-    )
+        small_policy(out / "base"),
+        iterations=iterations,
+        algorithm="mpo", train_vlm=False, mpo=MPO, branches=4, assist=0.5, execute=3,
+        see_before=[2], seeing={"episodes": 16, "steps": 6, "minibatch": 16},
+    )  # fmt: skip
     whole, killed = RunDirectory(out / "whole"), RunDirectory(out / "killed")
     for folder in (whole, killed):
         with folder.claim():
