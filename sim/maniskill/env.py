@@ -184,7 +184,9 @@ class ManiSkillEnv:
         poses[: len(known)] = known
         poses[: len(known), :3] -= base
         width = stage.joints()[7:9].sum()
-        return np.concatenate([poses[0, :3], stage.tcp()[:3] - base, [width], poses.ravel()], dtype=np.float32)
+        return np.concatenate(
+            [poses[0, :3], stage.tcp()[:3] - base, [width], poses.ravel()], dtype=np.float32
+        )
 
     def render(self, camera: str) -> NDArray[np.uint8]:
         """One RGB frame (H,W,3) of the size the spec gives.

@@ -106,7 +106,9 @@ def _pull(scene: Scene) -> Expert:
 EXPERTS: dict[str, Callable[[Scene], Expert]] = {"PickCube": PickCube, "PushCube": _push, "PullCube": _pull}
 
 
-def _towards(way: Array, turn: float, width: float, longest: float = TRANSLATION_MAX_M) -> NDArray[np.float32]:
+def _towards(
+    way: Array, turn: float, width: float, longest: float = TRANSLATION_MAX_M
+) -> NDArray[np.float32]:
     """A step along `way` (m), no longer than `longest`, and about the vertical by `turn` (rad)."""
     step = _GAIN * way
     step *= min(1.0, longest / max(float(np.linalg.norm(step)), 1e-9))
