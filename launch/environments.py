@@ -135,8 +135,8 @@ def interpreter(config: EnvConfig) -> Path | None:
 def worker_variables(config: EnvConfig) -> dict[str, str]:
     """Environment variables for the workers alone: Vulkan's driver, where one lies beside their interpreter.
 
-    ManiSkill renders with a newer Mesa than Debian 12 has (`scripts/mesa-backports`); MuJoCo, here and in other
-    workers, keeps the system's, so its pictures stay as they are.
+    ManiSkill renders with a newer Mesa than Debian 12 has (`scripts/mesa-backports`); MuJoCo, here and in
+    other workers, keeps the system's, so its pictures stay as they are.
     """
     python = interpreter(config)
     if config.name != "maniskill" or python is None:

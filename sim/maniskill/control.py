@@ -57,7 +57,7 @@ def command(action: Array, control_mode: str, has_gripper: bool) -> NDArray[np.f
 
 
 def euler_xyz(vector: Array) -> Array:
-    """Angles a, b, c (rad) with Rx(a) Ry(b) Rz(c) the rotation of a vector (axis times angle), below 90 deg."""
+    """Angles a, b, c (rad) with Rx(a) Ry(b) Rz(c) the rotation of a vector (axis times angle, < 90 deg)."""
     angle = float(np.linalg.norm(vector))
     x, y, z = (vector / angle).tolist() if angle > 1e-12 else (0.0, 0.0, 0.0)
     s, c = math.sin(angle), math.cos(angle)

@@ -1,6 +1,6 @@
 """ManiSkill 3.0.1 as an environment of ours: one episode at a time, as `sim.env.Env` promises.
 
-What the package does is left as it is: scenes, resets, controllers, physics, success. Ours is only the way in:
+What the package does is left as it is: scenes, resets, controllers, physics, success. Ours is the way in:
 
 * An action is in metres and radians of the robot's base frame. With ``ee_delta`` it is a displacement from
   where the tool centre point is (not from where it was told to go), which the arm follows with a lag.
@@ -160,9 +160,10 @@ class ManiSkillEnv:
         return EnvStep(float(success), success, truncated)
 
     def state(self) -> NDArray[np.float32]:
-        """(15,) joints (rad), gripper width (m), tool centre point (m, base frame), its quaternion w, x, y, z.
+        """(15,) joints (rad), gripper width (m), tool centre point (m) and its quaternion w, x, y, z.
 
-        The quaternion's sign makes x >= 0: straight down is (0, 1, 0, 0). No gripper width in suite ``stick``.
+        Both in the base frame; the quaternion's sign makes x >= 0: straight down is (0, 1, 0, 0). The suite
+        ``stick`` has no gripper, so no width: (14,).
         """
         stage = self._playing()
         joints, tcp = stage.joints(), stage.tcp()
@@ -211,8 +212,8 @@ class ManiSkillEnv:
         assert self._task is not None, "who plays has a task"
         if self._task.name not in EXPERTS or self.spec.control_mode != "ee_delta":
             raise ValueError(
-                f"there is no scripted expert for {self._task.name} with {self.spec.control_mode}: there are for "
-                f"{', '.join(EXPERTS)} with ee_delta (suite 'cubes'); bring demonstrations for the others"
+                f"there is no scripted expert for {self._task.name} with {self.spec.control_mode}: there are "
+                f"for {', '.join(EXPERTS)} with ee_delta (suite 'cubes'); bring demonstrations for the others"
             )
         return EXPERTS[self._task.name](self)
 
@@ -233,7 +234,7 @@ class ManiSkillEnv:
         ).encode()
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from a snapshot of any environment of the same suite, bit for bit: its actions are played again.
+        """Go on from a snapshot of any environment of the same suite, bit for bit, by playing it again.
 
         Raises:
             ValueError: if the snapshot is of another suite, control mode or version.
@@ -243,8 +244,8 @@ class ManiSkillEnv:
         theirs = (saved.get("format"), saved.get("suite"), saved.get("control_mode"))
         if theirs != mine:
             raise ValueError(
-                f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite and control "
-                "mode"
+                f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite and "
+                "control mode"
             )
         actions = np.frombuffer(base64.b64decode(saved["actions"]), np.float32)
         self.reset(StartState(**saved["start"]))

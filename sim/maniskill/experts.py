@@ -19,7 +19,6 @@ Array = NDArray[np.float64]
 _OPEN_M, _SHUT_M = 0.08, -0.02
 _HALF_CUBE_M = 0.02
 _ABOVE_M = 0.10
-_GAIN = 1.0
 _STEADY_M = 0.04  # a step's length while holding, so that the cube does not slip
 _SQUEEZE = 4  # control steps until the fingers have closed
 
@@ -66,7 +65,7 @@ class PickCube:
         lost = float(np.linalg.norm(seen.cube - seen.tcp)) > 0.03
         if self._closed >= _SQUEEZE and not lost:
             return _towards(seen.goal - seen.cube, 0.0, _SHUT_M, _STEADY_M)
-        if near or (0 < self._closed and not lost):
+        if near or (self._closed > 0 and not lost):
             self._closed += 1
             return _towards(np.zeros(3), 0.0, _SHUT_M)
         self._closed = 0
@@ -110,8 +109,7 @@ def _towards(
     way: Array, turn: float, width: float, longest: float = TRANSLATION_MAX_M
 ) -> NDArray[np.float32]:
     """A step along `way` (m), no longer than `longest`, and about the vertical by `turn` (rad)."""
-    step = _GAIN * way
-    step *= min(1.0, longest / max(float(np.linalg.norm(step)), 1e-9))
+    step = way * min(1.0, longest / max(float(np.linalg.norm(way)), 1e-9))
     yaw = float(np.clip(turn, -ROTATION_MAX_RAD, ROTATION_MAX_RAD))
     return np.array([*step, 0.0, 0.0, yaw, width], np.float32)
 

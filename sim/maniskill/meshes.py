@@ -6,7 +6,6 @@ its wrist 425,000, the floor 20,000. Only what is seen changes: collision shapes
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import fast_simplification  # pyright: ignore[reportMissingImports]
@@ -102,4 +101,5 @@ def few_triangles(
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, 1e-12)
+    unit: NDArray[np.float64] = vectors / np.maximum(length, 1e-12)
+    return unit

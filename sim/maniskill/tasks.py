@@ -150,8 +150,8 @@ _EVERY = {
     )
 }
 
-# One robot each, so that one contract holds for all tasks of a suite. `cubes` has scripted experts; the arm of
-# `wrist` carries a camera; `stick` has a stick for a hand.
+# One contract holds for all tasks of a suite. `cubes` has scripted experts; the arm of `wrist` has a camera,
+# which in `panda` nobody looks through; `stick` has a stick for a hand.
 SUITES: dict[str, tuple[str, ...]] = {
     "cubes": ("PickCube", "PushCube", "PullCube"),
     "panda": tuple(sorted(_EVERY.keys() - {"PushT"})),

@@ -1,8 +1,8 @@
 """Plays a ManiSkill episode with nothing of ours; run by `test_maniskill.py` in the worker interpreter.
 
-Reads one JSON object from stdin (task, control_mode, seed, actions in the package's units, camera) and writes one to
-stdout: joint positions, tool centre points and successes after each step, poses of all actors at the end, and what
-the camera shows then, as base64 of (96,96,3), from the package's own observation.
+Reads one JSON object from stdin (task, control_mode, seed, actions in the package's units, camera) and writes
+one to stdout: joint positions, tool centre points and successes after each step, poses of all actors at the
+end, and what the camera shows then, as base64 of (96,96,3), from the package's own observation.
 """
 
 import base64
