@@ -3,7 +3,7 @@
     make maniskill
     .venv/bin/python benchmarks/maniskill_envs.py
 
-Both play the same tasks with random actions at equal pixels, one process for each environment, and render each
+Both play the same tasks, random actions, at equal pixels, one process for each environment, and render every
 camera at every step. Theirs runs as the package documents it (`obs_mode="rgb"`), in a process of the worker
 interpreter. CPU seconds are those of all processes of a side, after a first step that builds and compiles;
 resets that fall into the measured steps are counted in.

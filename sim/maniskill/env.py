@@ -6,8 +6,8 @@ What the package does is left as it is: scenes, resets, controllers, physics, su
   where the tool centre point is (not from where it was told to go), which the arm follows with a lag.
 * Neither objects nor goals are in the state. The package hides the green ball of `PickCube` from its cameras
   and puts its position into the observation; here it is seen.
-* Pictures come from the package's cameras. ``fast`` has the shader "minimal" and large meshes thinned out,
-  ``stock`` the shader "default" and the package's meshes.
+* Pictures come from the package's cameras, with its default shader; ``fast`` thins out large meshes,
+  ``stock`` leaves them.
 * The package cannot restore the contacts of its physics, so a snapshot is the start and all actions since.
 
 It needs an interpreter that has the package (`make maniskill`), but only from the first `reset` on.

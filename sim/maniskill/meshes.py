@@ -99,7 +99,7 @@ def few_triangles(
     )
 
 
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = vectors / np.maximum(length, 1e-12)
+    unit: NDArray[Any] = vectors / np.maximum(length, 1e-12)
     return unit

@@ -21,7 +21,6 @@ from .meshes import lighten
 Render = Literal["fast", "stock"]
 
 torch.set_num_threads(1)
-_SHADERS = {"fast": "minimal", "stock": "default"}
 _NO_DEVICE = ("vk::", "vulkan", "failed to find", "rendering device", "physical device")
 
 
@@ -59,7 +58,7 @@ class Stage:
                 control_mode=control_mode,
                 sim_backend="cpu",
                 render_backend="cpu",
-                sensor_configs={"width": image_size, "height": image_size, "shader_pack": _SHADERS[render]},
+                sensor_configs={"width": image_size, "height": image_size},
             )
         except RuntimeError as error:
             if not any(sign in str(error).lower() for sign in _NO_DEVICE):
