@@ -73,8 +73,13 @@ def perturbations(name: str) -> dict[str, str]:
     return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
 
 
-def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
-    """The ``module:function`` and keyword arguments that make this environment in a worker."""
+def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, Any]]:
+    """The ``module:function`` and keyword arguments that make this environment in a worker.
+
+    Args:
+        config: names it.
+        prepare: load a simulator that is slow to start at once, where a worker is given time for it.
+    """
     target, kind = FACTORIES[config.name], config.perturb
     kwargs: dict[str, Any] = {
         "suite": config.suite,
@@ -83,7 +88,7 @@ def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         "paraphrase": config.paraphrase,
     }
     if config.name == "maniskill":
-        kwargs["render"] = config.render
+        kwargs |= {"render": config.render, "prepare": prepare}
     if kind == "none":
         return target, kwargs
     require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
@@ -166,7 +171,7 @@ def contract(config: EnvConfig) -> RobotSpec:
 
 def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
     """Start the workers."""
-    target, kwargs = factory(config)
+    target, kwargs = factory(config, prepare=True)
     if expert:
         target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}
     return WorkerPool(

@@ -39,6 +39,7 @@ MODES = {"ee_delta": "pd_ee_delta_pose", "joint_position": "pd_joint_pos"}
 RENDERS = ("fast", "stock")
 _SNAPSHOT = "regrip maniskill 1"
 _NUM_OBJECTS = 3
+_PREPARED: set[str] = set()  # tasks of which this process has built one
 
 PRIVILEGED_NAMES = (
     *(f"target.{c}" for c in "xyz"),
@@ -253,6 +254,16 @@ class ManiSkillEnv:
             self.step(action)
         self.instruction = saved["instruction"]
 
+    def prepare(self) -> None:
+        """Load what the first reset and picture of this process would have to."""
+        names = list(self._tasks)
+        if names[0] not in _PREPARED:
+            self.reset(StartState(f"{self._suite}/{names[0]}", "train", 0))
+            for camera in self.spec.cameras:
+                self.render(camera.name)
+            self.close()
+            _PREPARED.add(names[0])
+
     def close(self) -> None:
         if self._stage is not None:
             self._stage.close()
@@ -283,9 +294,17 @@ def make(
     control_mode: Literal["ee_delta", "joint_position"] = "ee_delta",
     paraphrase: Paraphrase = "canonical",
     render: Literal["fast", "stock"] = "fast",
+    prepare: bool = False,
 ) -> ManiSkillEnv:
-    """`ManiSkillEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.maniskill.env:make``."""
-    return ManiSkillEnv(suite, cameras, image_size, control_mode, paraphrase, render)
+    """`ManiSkillEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.maniskill.env:make``.
+
+    With `prepare` the package and its renderer are loaded here and now, once in a process, and not at the first
+    reset: some 20 s of a core.
+    """
+    env = ManiSkillEnv(suite, cameras, image_size, control_mode, paraphrase, render)
+    if prepare:
+        env.prepare()
+    return env
 
 
 def suite_cameras(suite: str) -> tuple[str, ...]:
