@@ -298,7 +298,7 @@ def make(
 ) -> ManiSkillEnv:
     """`ManiSkillEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.maniskill.env:make``.
 
-    With `prepare` the package and its renderer are loaded here and now, once in a process, and not at the first
+    With `prepare` the package and its renderer are loaded here and now, once in a process, not at the first
     reset: some 20 s of a core.
     """
     env = ManiSkillEnv(suite, cameras, image_size, control_mode, paraphrase, render)
