@@ -17,10 +17,21 @@ from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
 
-FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
-CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks", "metaworld": "regrip.sim.metaworld.tasks"}
+FACTORIES = {
+    "tabletop": "regrip.sim.tabletop.env:make",
+    "metaworld": "regrip.sim.metaworld.env:make",
+    "maniskill": "regrip.sim.maniskill.env:make",
+}
+CATALOGUES = {
+    "tabletop": "regrip.sim.tabletop.tasks",
+    "metaworld": "regrip.sim.metaworld.tasks",
+    "maniskill": "regrip.sim.maniskill.tasks",
+}
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
-INTERPRETERS = {"metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON")}
+INTERPRETERS = {
+    "metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON"),
+    "maniskill": ("maniskill", ".venv-maniskill/bin/python", "REGRIP_MANISKILL_PYTHON"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class EnvConfig:
         tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
+        render: ``fast`` pictures for practice, or the simulator's ``stock`` ones; they differ, the physics
+            do not. Only ManiSkill's have both.
         paraphrase: which wording of the instructions is used.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
@@ -41,11 +54,12 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop", "metaworld"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "maniskill"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
     control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
+    render: Literal["fast", "stock"] = "fast"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
     perturb: str = "none"
     workers: int = 0
@@ -59,8 +73,13 @@ def perturbations(name: str) -> dict[str, str]:
     return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
 
 
-def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
-    """The ``module:function`` and keyword arguments that make this environment in a worker."""
+def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, Any]]:
+    """The ``module:function`` and keyword arguments that make this environment in a worker.
+
+    Args:
+        config: names it.
+        prepare: load a simulator that is slow to start at once, where a worker is given time for it.
+    """
     target, kind = FACTORIES[config.name], config.perturb
     kwargs: dict[str, Any] = {
         "suite": config.suite,
@@ -68,6 +87,8 @@ def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
     }
+    if config.name == "maniskill":
+        kwargs |= {"render": config.render, "prepare": prepare}
     if kind == "none":
         return target, kwargs
     require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
@@ -116,6 +137,29 @@ def interpreter(config: EnvConfig) -> Path | None:
     return python
 
 
+def worker_variables(config: EnvConfig) -> dict[str, str]:
+    """Environment variables for the workers alone: Vulkan's driver, where one lies beside their interpreter.
+
+    ManiSkill renders with a newer Mesa than Debian 12 has (`scripts/mesa-backports`); MuJoCo, here and in
+    other workers, keeps the system's, so its pictures stay as they are.
+    """
+    python = interpreter(config)
+    if config.name != "maniskill" or python is None:
+        return {}
+    folder = python.parent.parent / "mesa"
+    drivers = sorted(folder.glob("usr/share/vulkan/icd.d/lvp_icd*.json"))
+    libraries = sorted(folder.glob("usr/lib/*/libvulkan_lvp.so"))
+    if not drivers or not libraries:
+        return {}
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    path = [str(libraries[0].parent), *([inherited] if inherited else [])]
+    return {
+        "VK_DRIVER_FILES": str(drivers[0]),
+        "VK_ICD_FILENAMES": str(drivers[0]),  # its name for older loaders, as the one in SAPIEN is
+        "LD_LIBRARY_PATH": os.pathsep.join(path),
+    }
+
+
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
     target, kwargs = factory(config)
@@ -127,7 +171,7 @@ def contract(config: EnvConfig) -> RobotSpec:
 
 def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
     """Start the workers."""
-    target, kwargs = factory(config)
+    target, kwargs = factory(config, prepare=True)
     if expert:
         target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}
     return WorkerPool(
@@ -137,6 +181,7 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Worke
         chunk_size=chunk_size,
         num_workers=config.workers or os.cpu_count() or 1,
         python=interpreter(config),
+        environment=worker_variables(config),
         deadline_s=config.deadline_s,
         memory_limit_mb=config.memory_limit_mb or None,
     )

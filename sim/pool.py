@@ -167,6 +167,7 @@ class WorkerPool:
         num_workers: processes; slot s lives in worker ``s % num_workers``.
         python: interpreter of the workers, None for this one. Another one needs numpy and what the factory
             imports; our own package is lent to it.
+        environment: environment variables for the workers alone, in addition to ours.
         deadline_s: a worker that finishes no control step, frame, reset or snapshot for so long is hung.
         startup_deadline_s: the same while it starts (imports, the first environments, shaders).
         memory_limit_mb: address space each worker may use, in MiB, or None.
@@ -191,6 +192,7 @@ class WorkerPool:
         chunk_size: int = 5,
         num_workers: int = 2,
         python: str | Path | None = None,
+        environment: Mapping[str, str] | None = None,
         deadline_s: float = 60.0,
         startup_deadline_s: float = 300.0,
         memory_limit_mb: int | None = None,
@@ -217,6 +219,7 @@ class WorkerPool:
         self.assist = 0.0
         self._factory, self._kwargs = factory, dict(kwargs or {})
         self._python, self._memory_limit_mb = python, memory_limit_mb
+        self._environment = dict(environment or {})
         self._deadline_s, self._startup_deadline_s = deadline_s, startup_deadline_s
         self._max_failures = max_failures
         self._slots = [_Slot() for _ in range(num_slots)]
@@ -402,7 +405,7 @@ class WorkerPool:
             "chunk_size": self.chunk_size,
             "memory_limit_bytes": self._memory_limit_mb and self._memory_limit_mb * 2**20,
         }
-        process = WorkerProcess(config, self._file, self._python)
+        process = WorkerProcess(config, self._file, self._python, self._environment)
         ticks = int(self._head[index, TICKS])
         return _Worker(index, slots, process, ticks, time.monotonic(), deque([call]))
 

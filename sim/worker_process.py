@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,9 +37,16 @@ class WorkerProcess:
         config: what `worker.Worker` needs to know; the first line it reads.
         shared_file: descriptor of the memory file, inherited by the worker under the same number.
         python: its interpreter, None for this one.
+        environment: variables it gets in addition to ours, for instance where a driver lies.
     """
 
-    def __init__(self, config: dict[str, Any], shared_file: int, python: str | Path | None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        shared_file: int,
+        python: str | Path | None,
+        environment: Mapping[str, str],
+    ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._process = subprocess.Popen(
             [str(python or sys.executable), "-c", _BOOTSTRAP, _PACKAGE, str(_PACKAGE_DIR)],
@@ -48,7 +56,7 @@ class WorkerProcess:
             bufsize=0,
             pass_fds=(shared_file,),
             start_new_session=True,  # Ctrl-C at the terminal goes to the parent alone
-            env=_environment(inherit_path=python is None),
+            env={**_environment(inherit_path=python is None), **environment},
         )
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None, "started with both pipes"

@@ -1,0 +1,120 @@
+"""One of ManiSkill's tasks in this process. The only module that imports the package.
+
+The scene is built anew for each episode (0.2 s of one core). After the package's plain reset something of
+earlier episodes is left: of 9 repeated episodes of PlugCharger 8 differed, of PushT 6, of PickCube one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import gymnasium
+import mani_skill.envs  # pyright: ignore[reportMissingImports] # noqa: F401 - registers the tasks
+import numpy as np
+import sapien  # pyright: ignore[reportMissingImports]
+import torch
+from numpy.typing import NDArray
+
+from .meshes import lighten
+
+Render = Literal["fast", "stock"]
+
+torch.set_num_threads(1)
+_NO_DEVICE = ("vk::", "vulkan", "failed to find", "rendering device", "physical device")
+
+
+class RenderError(RuntimeError):
+    """No Vulkan device on this machine that SAPIEN takes."""
+
+
+@functools.cache
+def _renderer() -> Any:
+    """Keeps SAPIEN's look-up tables (7 s of a core) and meshes when the last scene goes."""
+    return sapien.render.RenderSystem(sapien.Device("cpu"))
+
+
+class Stage:
+    """A task's simulator.
+
+    Attributes:
+        env: the package's environment without its wrappers.
+        steps: the package's control steps since the reset.
+    """
+
+    def __init__(self, task: str, control_mode: str, image_size: int, render: Render) -> None:
+        """Build the task; the package's observation stays empty, pictures are taken when asked for.
+
+        Raises:
+            RenderError: if there is no Vulkan device for SAPIEN; it wants one even without pictures.
+        """
+        self._fast = render == "fast"
+        try:
+            _renderer()
+            env: Any = gymnasium.make(
+                f"{task}-v1",
+                obs_mode="none",
+                reward_mode="none",
+                control_mode=control_mode,
+                sim_backend="cpu",
+                render_backend="cpu",
+                sensor_configs={"width": image_size, "height": image_size},
+            )
+        except RuntimeError as error:
+            if not any(sign in str(error).lower() for sign in _NO_DEVICE):
+                raise
+            raise RenderError(
+                f"SAPIEN finds no Vulkan device that it takes: {error}\n"
+                "It needs Mesa's lavapipe 24.3 or later, and Debian 12 has 22.3.6: `make maniskill` puts "
+                "25.0.7 from Debian's backports beside the interpreter, where the workers find it. Elsewhere "
+                "install mesa-vulkan-drivers 24.3 or later, or set VK_ICD_FILENAMES to its lvp_icd.json"
+            ) from error
+        self.env: Any = env.unwrapped
+
+    def reset(self, seed: int) -> None:
+        """Begin the package's episode of this seed; it depends on nothing that was played before."""
+        self.env.reset(seed=seed, options={"reconfigure": True})
+        if self._fast:
+            for scene in self.env.scene.sub_scenes:
+                lighten(scene)
+
+    def step(self, action: NDArray[np.float32]) -> bool:
+        """One control step with an action in the package's units; True when the package says success."""
+        info = self.env.step(action)[-1]
+        return bool(info["success"].item())
+
+    def joints(self) -> NDArray[np.float32]:
+        """Positions of all joints: seven of the arm (rad), then those of the fingers (m)."""
+        return self._array(self.env.agent.robot.get_qpos())
+
+    def base(self) -> NDArray[np.float32]:
+        """(7,) pose of the robot's base in the package's world: x, y, z (m), quaternion w, x, y, z."""
+        return self._array(self.env.agent.robot.pose.raw_pose)
+
+    def tcp(self) -> NDArray[np.float32]:
+        """(7,) pose of the tool centre point in the package's world."""
+        return self._array(self.env.agent.tcp.pose.raw_pose)
+
+    def poses(self, actors: tuple[str, ...]) -> NDArray[np.float32]:
+        """(len(actors),7) their poses in the package's world."""
+        states = self.env.scene.state_dict_registry.actors
+        return np.stack([self._array(states[name].pose.raw_pose) for name in actors])
+
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        """One frame (H,W,3), oriented as in the package's observations."""
+        self.env.scene.update_render(update_sensors=True, update_human_render_cameras=False)
+        sensor = self.env.scene.sensors[camera]
+        sensor.capture()
+        data = sensor.get_obs(
+            rgb=True, depth=False, position=False, segmentation=False, normal=False, albedo=False
+        )
+        frame: NDArray[np.uint8] = data["rgb"][0].cpu().numpy()
+        return frame
+
+    def close(self) -> None:
+        self.env.close()
+
+    @staticmethod
+    def _array(batch: torch.Tensor) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = batch[0].cpu().numpy().astype(np.float32)
+        return row
