@@ -1,0 +1,86 @@
+"""Scripted experts for `lift` and `stack`: go over the cube, go down, close, lift; then over the other, let go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .panda import PandaEnv
+    from .tasks import Task
+
+_GAIN = 2.5  # of the distance left, what is asked of one step: the controller lags
+_TURN_GAIN = 1.0
+_OVER_M = 0.08
+_NEAR_M, _NEAR_RAD = 0.012, 0.1
+_CLOSING_STEPS = 4
+_OPENS, _CLOSES = -1.0, 1.0
+
+
+class Expert:
+    """Plays the present episode of an environment; one for each episode, it remembers its phase."""
+
+    def __init__(self, env: PandaEnv, task: Task) -> None:
+        if not task.has_expert:
+            raise ValueError(f"{task.name} has no scripted expert: of ours, only lift and stack have (suite blocks)")
+        self._env, self._stacks = env, bool(task.goal_body)
+        self._phase, self._waited = "over", 0
+
+    def act(self) -> NDArray[np.float32]:
+        """The action (7,) for the present state."""
+        seen = self._env.privileged().astype(np.float64)
+        cube, hand, quaternion, other = seen[:3], seen[3:6], seen[8:12], seen[12:15]
+        turn = self._turn(quaternion) if self._phase in ("over", "down") else 0.0
+        if self._phase == "over":
+            target = cube + (0.0, 0.0, _OVER_M)
+            if np.linalg.norm(hand[:2] - cube[:2]) < _NEAR_M and abs(turn) < _NEAR_RAD:
+                self._phase = "down"
+        if self._phase == "down":
+            target = cube
+            if np.linalg.norm(hand - cube) < _NEAR_M:
+                self._phase = "close"
+        if self._phase == "close":
+            target = hand
+            self._waited += 1
+            if self._waited > _CLOSING_STEPS:
+                self._phase = "lift"
+        if self._phase == "lift":
+            height = other[2] + 0.14 if self._stacks else cube[2] + _OVER_M
+            target = np.array([*hand[:2], height])
+            if self._stacks and cube[2] > other[2] + 0.08:
+                self._phase = "across"
+        if self._phase == "across":
+            target = hand + (*(other - cube)[:2], other[2] + 0.1 - cube[2])
+            if np.linalg.norm((other - cube)[:2]) < 0.006:
+                self._phase = "lower"
+        if self._phase == "lower":
+            target = hand + (*(other - cube)[:2], other[2] + 0.043 - cube[2])
+            if cube[2] < other[2] + 0.05:
+                self._phase = "release"
+        if self._phase == "release":
+            target = hand + (0.0, 0.0, 0.02)
+        action = np.zeros(7)
+        action[:3] = _GAIN * (target - hand)
+        action[5] = _TURN_GAIN * turn
+        action[6] = _CLOSES if self._phase in ("close", "lift", "across", "lower") else _OPENS
+        limit = self._env.spec.action_high.astype(np.float64)
+        return np.clip(action, -limit, limit).astype(np.float32)
+
+    def _turn(self, quaternion: NDArray[np.float64]) -> float:
+        """How far the hand must turn about the vertical for its fingers to meet two faces of the cube."""
+        w, x, y, z = quaternion
+        cube = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        rx, ry, rz = self._env.state()[3:6].astype(np.float64)
+        angle = np.linalg.norm((rx, ry, rz))
+        # Heading of the hand's x axis in the world, from its axis-angle (Rodrigues' formula).
+        axis = np.array([rx, ry, rz]) / angle
+        cross = np.array([0.0, axis[2], -axis[1]])
+        forward = (
+            np.cos(angle) * np.array([1.0, 0, 0])
+            + np.sin(angle) * cross
+            + (1 - np.cos(angle)) * axis[0] * axis
+        )
+        heading = np.arctan2(forward[1], forward[0])
+        return float((cube - heading + np.pi / 4) % (np.pi / 2) - np.pi / 4)
