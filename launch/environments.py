@@ -13,14 +13,31 @@ from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim import perturb
+from ..sim.libero import assets as libero
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
 
-FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
-CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks", "metaworld": "regrip.sim.metaworld.tasks"}
+FACTORIES = {
+    "tabletop": "regrip.sim.tabletop.env:make",
+    "metaworld": "regrip.sim.metaworld.env:make",
+    "robosuite": "regrip.sim.robosuite.env:make",
+    "libero": "regrip.sim.libero.env:make",
+}
+CATALOGUES = {
+    "tabletop": "regrip.sim.tabletop.tasks",
+    "metaworld": "regrip.sim.metaworld.tasks",
+    "robosuite": "regrip.sim.robosuite.tasks",
+    "libero": "regrip.sim.libero.tasks",
+}
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
-INTERPRETERS = {"metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON")}
+INTERPRETERS = {
+    "metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON"),
+    "robosuite": ("robosuite", ".venv-robosuite/bin/python", "REGRIP_ROBOSUITE_PYTHON"),
+    "libero": ("libero", ".venv-libero/bin/python", "REGRIP_LIBERO_PYTHON"),
+}
+# Simulators that can draw their package's own pixels or faster ones.
+_WITH_PROFILES = ("robosuite", "libero")
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class EnvConfig:
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
+        render: of robosuite and LIBERO: ``stock`` for the package's own pixels, ``fast`` without anti-aliasing,
+            shadows, mirrors and sky. It changes what a policy sees, so it is recorded with every result.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
@@ -41,12 +60,13 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop", "metaworld"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "robosuite", "libero"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
     control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
+    render: Literal["fast", "stock"] = "fast"
     perturb: str = "none"
     workers: int = 0
     slots: int = 48
@@ -68,6 +88,8 @@ def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
     }
+    if config.name in _WITH_PROFILES:
+        kwargs["render"] = config.render
     if kind == "none":
         return target, kwargs
     require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
@@ -102,7 +124,7 @@ def interpreter(config: EnvConfig) -> Path | None:
     """The Python that runs the workers, None for this one.
 
     Raises:
-        FileNotFoundError: if the simulator has one of its own, and it is not there.
+        FileNotFoundError: if the simulator has one of its own, and it is not there, or LIBERO's assets are not.
     """
     if config.name not in INTERPRETERS:
         return None
@@ -113,6 +135,8 @@ def interpreter(config: EnvConfig) -> Path | None:
             f"{config.name} runs in an interpreter of its own, and {python} is not there: type "
             f"`make {target}` in the repository, or set {variable} to a Python that has it (docs/{target}.md)"
         )
+    if config.name == "libero":
+        libero.folder()
     return python
 
 

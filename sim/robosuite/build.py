@@ -10,16 +10,15 @@ import robosuite  # pyright: ignore[reportMissingImports]
 
 from ...datasets.starts import StartState
 from .stage import Stage, Stages, Things, shift_to_lattice
-from .tasks import Task, load
+from .tasks import Task
 
 # What building a task draws (the size of Lift's cube: half an edge is 20 to 22 mm) is the same everywhere.
 _BUILDING_SEED = 0
 _CONTROL_RATE_HZ = 20
 
 
-def build(name: str) -> Stage:
+def build(task: Task) -> Stage:
     """A task's stage; takes seconds."""
-    task = load("robosuite")[name]
     env = robosuite.make(
         task.package_name,
         robots="Panda",

@@ -192,11 +192,11 @@ class PandaEnv:
     def leave(self) -> None:
         """Take the state off the stage, because another environment comes."""
         assert self._task is not None, "only who is on a stage is asked to leave it"
-        self._away = self._open_stages().of(self._task.name).save()
+        self._away = self._open_stages().of(self._task).save()
 
     def _take_stage(self, task: Task) -> Stage:
         """Be on the task's stage; what is there is about to be overwritten."""
-        stage = self._open_stages().of(task.name)
+        stage = self._open_stages().of(task)
         if self._task is not task:
             self._leave_for_good()
         stage.enter(self)
@@ -207,7 +207,7 @@ class PandaEnv:
         """The stage with our episode on it."""
         if self._task is None:
             raise RuntimeError("the environment has no episode yet: call reset(start) first")
-        stage = self._open_stages().of(self._task.name)
+        stage = self._open_stages().of(self._task)
         if stage.actor is not self:
             stage.enter(self)
             stage.load(self._away)

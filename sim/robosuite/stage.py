@@ -19,9 +19,10 @@ from robosuite.utils import transform_utils  # pyright: ignore[reportMissingImpo
 from ...datasets.starts import LATTICE_M, LATTICE_MODULUS, StartState
 from .picture import Pictures, Profile
 from .state import Memory
+from .tasks import Task
 
-# A process keeps so many built tasks; LIBERO's take about half a gigabyte each.
-MOST_STAGES = 12
+# A process keeps so many built tasks, a suite of LIBERO; each of those takes 0.3 to 0.6 GB.
+MOST_STAGES = 10
 
 
 class Actor(Protocol):
@@ -121,20 +122,20 @@ class Stage:
 class Stages:
     """The tasks that this process has built; the one not used for longest makes room for another."""
 
-    def __init__(self, build: Callable[[str], Stage]) -> None:
+    def __init__(self, build: Callable[[Task], Stage]) -> None:
         self._build = build
         self._built: dict[str, Stage] = {}
 
-    def of(self, task: str) -> Stage:
+    def of(self, task: Task) -> Stage:
         """The stage of a task."""
-        stage = self._built.pop(task, None)
+        stage = self._built.pop(task.package_name, None)
         if stage is None:
             if len(self._built) >= MOST_STAGES:
                 longest_unused = next(iter(self._built))
                 self._built[longest_unused].close()
                 del self._built[longest_unused]
             stage = self._build(task)
-        self._built[task] = stage
+        self._built[task.package_name] = stage
         return stage
 
     def dismiss(self, actor: Actor) -> None:

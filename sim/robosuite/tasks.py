@@ -20,7 +20,7 @@ class Task:
         train_phrases: other ways to say it, which training may use.
         heldout_phrases: ways to say it that training never sees.
         max_steps: the step limit, in control steps.
-        package_name: robosuite's environment, or LIBERO's problem file.
+        package_name: robosuite's environment, or ``suite/name`` of LIBERO's problem file.
         object_body: the instructed object in the package's model; of LIBERO, its problem file says it.
         goal_body: where, or what, to bring it to; empty if there is no such thing.
         has_expert: a scripted expert of ours solves it.
