@@ -51,8 +51,8 @@ class EnvConfig:
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
-        render: of robosuite and LIBERO: ``stock`` for the package's own pixels, ``fast`` without anti-aliasing,
-            shadows, mirrors and sky. It changes what a policy sees, so it is recorded with every result.
+        render: of robosuite and LIBERO: ``stock`` for the package's own pixels, ``fast`` without
+            anti-aliasing, shadows, mirrors and sky. It changes what a policy sees, so every run records it.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
@@ -124,7 +124,7 @@ def interpreter(config: EnvConfig) -> Path | None:
     """The Python that runs the workers, None for this one.
 
     Raises:
-        FileNotFoundError: if the simulator has one of its own, and it is not there, or LIBERO's assets are not.
+        FileNotFoundError: if the simulator has one of its own, and it (or LIBERO's assets) is not there.
     """
     if config.name not in INTERPRETERS:
         return None

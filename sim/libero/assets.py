@@ -35,8 +35,8 @@ def folder() -> Path:
     missing = [name for name in _FOLDERS if not (found / name).is_dir()]
     if missing:
         raise FileNotFoundError(
-            f"{VARIABLE} is {found}, which is not a folder of LIBERO's assets: it has no {', '.join(missing)}. "
-            f"{_WHERE}"
+            f"{VARIABLE} is {found}, which is not a folder of LIBERO's assets: it has no "
+            f"{', '.join(missing)}. {_WHERE}"
         )
     return found
 

@@ -56,6 +56,7 @@ def build(task: Task) -> Stage:
         FileNotFoundError: if an asset is missing.
     """
     import robosuite  # pyright: ignore[reportMissingImports]
+
     from libero.libero.envs import bddl_utils  # pyright: ignore[reportMissingImports]
 
     where = assets.folder()

@@ -1,7 +1,7 @@
 """LIBERO's stored evaluation starts, read without torch and without unpickling anything.
 
-The package stores them as `torch.save` wrote them: a zip file whose ``data.pkl`` holds one pickled numpy array.
-Its instructions are looked through, never executed, and have to be exactly those of such an array.
+The package stores them as `torch.save` wrote them: a zip file whose ``data.pkl`` is one pickled numpy array.
+Its instructions are looked through, never executed, and have to be those of such an array.
 """
 
 from __future__ import annotations
@@ -27,25 +27,31 @@ def read_starts(path: Path) -> NDArray[np.float64]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise ValueError(f"{path} holds {archive.namelist()}, expected one data.pkl: not a file of starts")
+            raise ValueError(f"{path} holds {archive.namelist()}, expected one data.pkl")
         pickled = archive.read(names[0])
-    found, shape, dtype, data = set(), None, [], None
-    recent: list[int] = []
+    called: set[str] = set()
+    numbers: list[int] = []
+    texts: list[str] = []
+    shape: tuple[int, ...] = ()
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST"):
-            found.add(str(argument))
-        elif opcode.name in ("BININT", "BININT1", "BININT2"):
-            recent.append(argument)
-        elif opcode.name == "TUPLE2" and len(recent) >= 2 and shape is None and data is None:
-            rows, columns = recent[-2:]
-            shape = (rows, columns)
-        elif opcode.name == "BINUNICODE" and len(argument) < 9:
-            dtype.append(argument)
-        elif opcode.name == "BINUNICODE":
-            data = argument.encode("latin1")
-    unexpected = found - _ALLOWED - _RECONSTRUCT
-    if unexpected or not found & _RECONSTRUCT or "f8" not in dtype or "<" not in dtype:
-        raise ValueError(f"{path} is not one float64 array: it has {sorted(found)} of {dtype}")
-    if shape is None or data is None or len(data) != 8 * shape[0] * shape[1]:
-        raise ValueError(f"{path} is not one float64 array: shape {shape}, {len(data or b'')} bytes")
+            called.add(str(argument))
+        elif isinstance(argument, str):
+            texts.append(argument)
+        elif opcode.name in ("BININT", "BININT1", "BININT2") and argument is not None:
+            numbers.append(argument)
+        elif opcode.name == "TUPLE2" and len(numbers) >= 2 and not shape:
+            shape = tuple(numbers[-2:])
+    data = max(texts, key=len, default="").encode("latin1", errors="replace")
+    if (
+        called - _ALLOWED - _RECONSTRUCT
+        or not called & _RECONSTRUCT
+        or not {"f8", "<"} <= set(texts)
+        or len(shape) != 2
+        or len(data) != 8 * shape[0] * shape[1]
+    ):
+        raise ValueError(
+            f"{path} is not one float64 array of two dimensions: it calls {sorted(called)}, shape {shape}, "
+            f"{len(data)} bytes"
+        )
     return np.frombuffer(data, "<f8").reshape(shape)

@@ -38,7 +38,7 @@ STAGES = Stages(build)
 
 
 def begin(env: Any, task: Task, start: StartState) -> None:
-    """The package's own reset, its generator keyed by the start; one coordinate moved to the split's lattice."""
+    """The package's own reset, its generator keyed by the start; one x moved to the split's lattice."""
     seed = int(start.generator("reset").integers(2**63))
     env.rng.bit_generator.state = np.random.PCG64(seed).state  # placement samplers hold this very generator
     env.reset()
@@ -70,5 +70,3 @@ def look(env: Any, task: Task) -> Things:
 def _moving_body(task: Task) -> str:
     """The body whose position tells the splits apart."""
     return {"door": "Door_main", "wipe": "contact0_main"}.get(task.name, task.object_body)
-
-

@@ -62,8 +62,8 @@ def make(
         cameras: any of the package's, in the order the policy gets them.
         image_size: height and width in pixels.
         control_mode: ``ee_delta``, which is the package's default controller.
-        paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start state) or
-            ``heldout`` paraphrases.
+        paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start state)
+            or ``heldout`` paraphrases.
         render: ``stock`` for the package's own pixels, ``fast`` for tuned ones.
 
     Raises:
@@ -72,7 +72,7 @@ def make(
     tasks = load(suite)
     check_pictures(cameras, _EVERY_CAMERA, image_size)
     if control_mode != "ee_delta":
-        raise ValueError(f"our robosuite has no control mode {control_mode!r}: set control_mode to 'ee_delta'")
+        raise ValueError(f"robosuite has no control mode {control_mode!r} here: set it to 'ee_delta'")
     spec = robot_spec(cameras, image_size)
     return RobosuiteEnv("robosuite", suite, tasks, _stages, spec, paraphrase, render)
 

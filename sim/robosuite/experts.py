@@ -1,4 +1,4 @@
-"""Scripted experts for `lift` and `stack`: go over the cube, go down, close, lift; then over the other, let go."""
+"""Scripted experts for `lift` and `stack`: over the cube, down, close, lift; then over the other, let go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Expert:
 
     def __init__(self, env: PandaEnv, task: Task) -> None:
         if not task.has_expert:
-            raise ValueError(f"{task.name} has no scripted expert: of ours, only lift and stack have (suite blocks)")
+            raise ValueError(f"{task.name} has no scripted expert: of ours, only the suite 'blocks' has")
         self._env, self._stacks = env, bool(task.goal_body)
         self._phase, self._waited = "over", 0
 
@@ -34,7 +34,7 @@ class Expert:
         cube, hand, quaternion, other = seen[:3], seen[3:6], seen[8:12], seen[12:15]
         turn = self._turn(quaternion) if self._phase in ("over", "down") else 0.0
         if self._phase == "over":
-            target = cube + (0.0, 0.0, _OVER_M)
+            target = cube + np.array([0.0, 0.0, _OVER_M])
             if np.linalg.norm(hand[:2] - cube[:2]) < _NEAR_M and abs(turn) < _NEAR_RAD:
                 self._phase = "down"
         if self._phase == "down":
@@ -52,15 +52,15 @@ class Expert:
             if self._stacks and cube[2] > other[2] + 0.08:
                 self._phase = "across"
         if self._phase == "across":
-            target = hand + (*(other - cube)[:2], other[2] + 0.1 - cube[2])
+            target = hand + other - cube + np.array([0.0, 0.0, 0.1])
             if np.linalg.norm((other - cube)[:2]) < 0.006:
                 self._phase = "lower"
         if self._phase == "lower":
-            target = hand + (*(other - cube)[:2], other[2] + 0.043 - cube[2])
+            target = hand + other - cube + np.array([0.0, 0.0, 0.043])
             if cube[2] < other[2] + 0.05:
                 self._phase = "release"
         if self._phase == "release":
-            target = hand + (0.0, 0.0, 0.02)
+            target = hand + np.array([0.0, 0.0, 0.02])
         action = np.zeros(7)
         action[:3] = _GAIN * (target - hand)
         action[5] = _TURN_GAIN * turn

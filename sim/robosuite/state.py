@@ -1,4 +1,4 @@
-"""The complete state of a robosuite environment, of 1.5 or of LIBERO's 1.4: what an episode changes, as bytes.
+"""The complete state of a robosuite environment (1.5, or LIBERO's 1.4): what an episode changes, as bytes.
 
 Besides MuJoCo's own state, an episode changes a few fields of the model (where a door stands, which dirt is
 wiped, whether a stove glows) and attributes of python objects (the controller's goal, the gripper's ramp, the
@@ -39,7 +39,7 @@ _LEFT_OUT = {"_obs_cache", "wiped_markers"}  # what we do not read; what is kept
 Path = tuple[str, ...]
 
 
-class NotPlain(TypeError):
+class NotPlainError(TypeError):
     """A value that is no number, text, array or collection of such."""
 
 
@@ -101,7 +101,7 @@ class Memory:
         for path, owner, name in _walk(self._env):
             try:
                 found[path] = encode(owner[name] if isinstance(owner, dict) else getattr(owner, name))
-            except NotPlain:
+            except NotPlainError:
                 continue
         return found
 
@@ -131,9 +131,7 @@ def _walk(env: Any) -> Iterator[tuple[Path, Any, str]]:
             if not isinstance(name, str) or name in _LEFT_OUT:
                 continue
             path = (*at, name)
-            if _is_searched(value):
-                waiting.append((path, value))
-            elif isinstance(value, dict) and any(map(_is_searched, value.values())):
+            if _is_searched(value) or (isinstance(value, dict) and any(map(_is_searched, value.values()))):
                 waiting.append((path, value))
             elif isinstance(value, list) and any(map(_is_searched, value)):
                 waiting.extend(((*path, str(index)), item) for index, item in enumerate(value))
@@ -161,14 +159,14 @@ def encode(value: Any) -> Any:
     """A plain value as JSON; arrays keep type and shape, tuples stay tuples.
 
     Raises:
-        NotPlain: if it is none.
+        NotPlainError: if it is none.
     """
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if _shows_simulator_memory(array):
-            raise NotPlain
+            raise NotPlainError
         if array.dtype.hasobject:  # the package makes np.array(None) of a torque it has not got
             return {"objects": [array.shape, [encode(item) for item in array.flat]]}
         return {"array": [array.dtype.str, array.shape, base64.b64encode(array.tobytes()).decode()]}
@@ -176,7 +174,7 @@ def encode(value: Any) -> Any:
         return {type(value).__name__: [encode(item) for item in value]}
     if isinstance(value, dict):
         return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    raise NotPlain
+    raise NotPlainError
 
 
 def decode(value: Any) -> Any:

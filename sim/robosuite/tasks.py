@@ -1,4 +1,4 @@
-"""Which robosuite tasks can be played and what is said to the policy. Nothing here needs the package itself."""
+"""Which robosuite tasks can be played, and what is said to the policy. Nothing here needs the package."""
 
 from __future__ import annotations
 
