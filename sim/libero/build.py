@@ -122,7 +122,7 @@ def begin(env: Any, task: Task, start: StartState) -> None:
         # It places everything that moves; furniture stays where the reset has put it.
         env.sim.set_state_from_flattened(evaluation_starts(task.package_name)[start.index])
     else:
-        _shift_first_object(env, start)
+        _shift_objects(env, start)
     env.sim.forward()
     env._check_success()
     env._post_process()
@@ -142,15 +142,17 @@ def _reset(env: Any) -> None:
         return
 
 
-def _shift_first_object(env: Any, start: StartState) -> None:
-    """Move one object to the lattice of the start's split: none is then a start of another split."""
+def _shift_objects(env: Any, start: StartState) -> None:
+    """Move everything that is free to the lattice of the start's split: no start is one of another split.
+
+    All of it, because in some tasks a thing has but one place, which is on the lattice in the stored starts too.
+    """
     model, data = env.sim.model, env.sim.data
     for body in env.obj_body_id.values():
         joint = model.body_jntadr[body]
         if joint >= 0 and model.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_FREE):
             address = model.jnt_qposadr[joint]
             data.qpos[address] = shift_to_lattice(float(data.qpos[address]), start)
-            return
 
 
 def look(env: Any) -> Things:

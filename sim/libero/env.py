@@ -3,11 +3,13 @@
 What the package does is left as it is: scenes, placement, controller, success. Ours is only the way in:
 
 * `test` starts are the 50 that the package stores for each task. `train` and `select` starts are drawn by the
-  package's own placement sampler; the x of one object is moved by less than a millimetre to the lattice of
-  the split. All begin with ten idle steps, in which things come to rest; they do not count.
+  package's own placement sampler; the x of every object is moved by less than a millimetre to the lattice
+  of the split. All begin with ten idle steps, in which things come to rest; they do not count.
 * Pictures are the raw frames turned by 180 degrees, as policies trained on LIBERO's data get them. Raw frames
   have their bottom row first, so what comes out is the right way up, with left and right exchanged.
 * A task is built once and reset without building it again.
+* What is read is the end of a step. (After loading a stored start the package's own observations are 2 ms
+  older: its sampling clock has been advanced twice.)
 
 It needs an interpreter that has the package (`make libero`) and the assets (`REGRIP_LIBERO_ASSETS`), but only
 from the first `reset` on.
