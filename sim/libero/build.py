@@ -145,7 +145,7 @@ def _reset(env: Any) -> None:
 def _shift_objects(env: Any, start: StartState) -> None:
     """Move everything that is free to the lattice of the start's split: no start is one of another split.
 
-    All of it, because in some tasks a thing has but one place, which is on the lattice in the stored starts too.
+    All of it, because some things have but one place, which is on the lattice in the stored starts, too.
     """
     model, data = env.sim.model, env.sim.data
     for body in env.obj_body_id.values():

@@ -27,12 +27,13 @@ class Expert:
             raise ValueError(f"{task.name} has no scripted expert: of ours, only the suite 'blocks' has")
         self._env, self._stacks = env, bool(task.goal_body)
         self._phase, self._waited = "over", 0
+        self._side: float | None = None  # which faces of the cube are grasped, as a multiple of a right angle
 
     def act(self) -> NDArray[np.float32]:
         """The action (7,) for the present state."""
         seen = self._env.privileged().astype(np.float64)
         cube, hand, quaternion, other = seen[:3], seen[3:6], seen[8:12], seen[12:15]
-        turn = self._turn(quaternion) if self._phase in ("over", "down") else 0.0
+        turn = self._turn(quaternion, other - cube) if self._phase in ("over", "down") else 0.0
         if self._phase == "over":
             target = cube + np.array([0.0, 0.0, _OVER_M])
             if np.linalg.norm(hand[:2] - cube[:2]) < _NEAR_M and abs(turn) < _NEAR_RAD:
@@ -68,19 +69,35 @@ class Expert:
         limit = self._env.spec.action_high.astype(np.float64)
         return np.clip(action, -limit, limit).astype(np.float32)
 
-    def _turn(self, quaternion: NDArray[np.float64]) -> float:
-        """How far the hand must turn about the vertical for its fingers to meet two faces of the cube."""
+    def _turn(self, quaternion: NDArray[np.float64], aside: NDArray[np.float64]) -> float:
+        """How far the hand must turn about the vertical for its fingers to meet two faces of the cube.
+
+        Args:
+            quaternion: (4,) of the cube, wxyz.
+            aside: (3,) from the cube to the other one, which must not come between the fingers.
+        """
         w, x, y, z = quaternion
         cube = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        rx, ry, rz = self._env.state()[3:6].astype(np.float64)
-        angle = np.linalg.norm((rx, ry, rz))
-        # Heading of the hand's x axis in the world, from its axis-angle (Rodrigues' formula).
-        axis = np.array([rx, ry, rz]) / angle
-        cross = np.array([0.0, axis[2], -axis[1]])
+        heading = self._heading()
+        if self._side is None:
+            quarters = [np.pi / 2 * number for number in range(4)]
+            turns = [(cube + quarter - heading + np.pi) % (2 * np.pi) - np.pi for quarter in quarters]
+            # The fingers stand beside the heading, so it should point at the other cube, or away from it.
+            there = np.arctan2(aside[1], aside[0])
+            costs = [
+                abs(turn) + (3 * abs(np.sin(heading + turn - there)) if self._stacks else 0) for turn in turns
+            ]
+            self._side = quarters[int(np.argmin(costs))]
+        return float((cube + self._side - heading + np.pi) % (2 * np.pi) - np.pi)
+
+    def _heading(self) -> float:
+        """Where the hand's x axis points in the plane, from its axis-angle (Rodrigues' formula)."""
+        rotation = self._env.state()[3:6].astype(np.float64)
+        angle = float(np.linalg.norm(rotation))
+        axis = rotation / angle
         forward = (
-            np.cos(angle) * np.array([1.0, 0, 0])
-            + np.sin(angle) * cross
+            np.cos(angle) * np.array([1.0, 0.0, 0.0])
+            + np.sin(angle) * np.array([0.0, axis[2], -axis[1]])
             + (1 - np.cos(angle)) * axis[0] * axis
         )
-        heading = np.arctan2(forward[1], forward[0])
-        return float((cube - heading + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+        return float(np.arctan2(forward[1], forward[0]))
