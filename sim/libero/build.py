@@ -35,7 +35,7 @@ def _import_package() -> tuple[Any, Path]:
         (Path(folder) / "config.yaml").write_text(json.dumps({}))
         os.environ["LIBERO_CONFIG_PATH"] = folder
         try:
-            from libero import libero  # pyright: ignore[reportMissingImports]
+            from libero import libero  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
         finally:
             del os.environ["LIBERO_CONFIG_PATH"]
             if before is not None:
@@ -55,7 +55,7 @@ def build(task: Task) -> Stage:
     Raises:
         FileNotFoundError: if an asset is missing.
     """
-    import robosuite  # pyright: ignore[reportMissingImports]
+    from robosuite.controllers import load_controller_config  # pyright: ignore[reportMissingImports]
 
     from libero.libero.envs import bddl_utils  # pyright: ignore[reportMissingImports]
 
@@ -67,7 +67,7 @@ def build(task: Task) -> Stage:
         env = _checking_files(problem, where)(
             file,
             robots=["Panda"],
-            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            controller_configs=load_controller_config(default_controller="OSC_POSE"),
             gripper_types="default",
             initialization_noise=None,
             has_renderer=False,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-import robosuite  # pyright: ignore[reportMissingImports]
+from robosuite.environments import base  # pyright: ignore[reportMissingImports]
 
 from ...datasets.starts import StartState
 from .stage import Stage, Stages, Things, shift_to_lattice
@@ -19,7 +19,7 @@ _CONTROL_RATE_HZ = 20
 
 def build(task: Task) -> Stage:
     """A task's stage; takes seconds."""
-    env = robosuite.make(
+    env = base.make(
         task.package_name,
         robots="Panda",
         has_renderer=False,

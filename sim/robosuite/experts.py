@@ -16,6 +16,8 @@ _TURN_GAIN = 1.0
 _OVER_M = 0.08
 _NEAR_M, _NEAR_RAD = 0.012, 0.1
 _CLOSING_STEPS = 4
+_LOST_M = 0.04  # from the hand to a cube that was grasped
+_CARRY_M, _STACKED_M = 0.1, 0.043  # from the middle of the other cube to that of the one carried
 _OPENS, _CLOSES = -1.0, 1.0
 
 
@@ -33,7 +35,10 @@ class Expert:
         """The action (7,) for the present state."""
         seen = self._env.privileged().astype(np.float64)
         cube, hand, quaternion, other = seen[:3], seen[3:6], seen[8:12], seen[12:15]
+        if self._phase in ("lift", "across", "lower") and np.linalg.norm(hand - cube) > _LOST_M:
+            self._phase, self._waited, self._side = "over", 0, None
         turn = self._turn(quaternion, other - cube) if self._phase in ("over", "down") else 0.0
+        target = hand
         if self._phase == "over":
             target = cube + np.array([0.0, 0.0, _OVER_M])
             if np.linalg.norm(hand[:2] - cube[:2]) < _NEAR_M and abs(turn) < _NEAR_RAD:
@@ -48,17 +53,17 @@ class Expert:
             if self._waited > _CLOSING_STEPS:
                 self._phase = "lift"
         if self._phase == "lift":
-            height = other[2] + 0.14 if self._stacks else cube[2] + _OVER_M
+            height = other[2] + _CARRY_M + 0.04 if self._stacks else cube[2] + _OVER_M
             target = np.array([*hand[:2], height])
-            if self._stacks and cube[2] > other[2] + 0.08:
+            if self._stacks and cube[2] > other[2] + _CARRY_M - 0.02:
                 self._phase = "across"
         if self._phase == "across":
-            target = hand + other - cube + np.array([0.0, 0.0, 0.1])
+            target = hand + other - cube + np.array([0.0, 0.0, _CARRY_M])
             if np.linalg.norm((other - cube)[:2]) < 0.006:
                 self._phase = "lower"
         if self._phase == "lower":
-            target = hand + other - cube + np.array([0.0, 0.0, 0.043])
-            if cube[2] < other[2] + 0.05:
+            target = hand + other - cube + np.array([0.0, 0.0, _STACKED_M])
+            if cube[2] < other[2] + _STACKED_M + 0.007:
                 self._phase = "release"
         if self._phase == "release":
             target = hand + np.array([0.0, 0.0, 0.02])
