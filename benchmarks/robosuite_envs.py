@@ -104,7 +104,7 @@ def pool_rates(name: str, size: int, steps: int, render: str, chunk: int, python
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--loop", choices=list(TASKS), help="used by the script itself")
     options = parser.parse_args()
     if options.loop:
@@ -123,6 +123,7 @@ def main() -> None:
         results = {"the package's own loop, every step": json.loads(done.stdout.splitlines()[-1])}
         for render, chunk in (("stock", 1), ("fast", 1), ("stock", 5), ("fast", 5)):
             key = f"our pool, {render} pixels, every {'step' if chunk == 1 else 'fifth step'}"
+            print(f"{name}: {key} ...", file=sys.stderr, flush=True)
             results[key] = pool_rates(name, options.size, options.steps, render, chunk, python)
         base = statistics.median(results["the package's own loop, every step"])
         print(f"{name}, {options.size} px, two cameras, control steps per second of CPU (lowest to highest):")

@@ -72,7 +72,9 @@ def make(
     tasks = load(suite)
     check_pictures(cameras, _EVERY_CAMERA, image_size)
     if control_mode != "ee_delta":
-        raise ValueError(f"robosuite has no control mode {control_mode!r} here: set it to 'ee_delta'")
+        raise ValueError(
+            f"robosuite has no control mode {control_mode!r} here: set control_mode to 'ee_delta'"
+        )
     spec = robot_spec(cameras, image_size)
     return RobosuiteEnv("robosuite", suite, tasks, _stages, spec, paraphrase, render)
 
