@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev metaworld maniskill clean
+.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
@@ -9,6 +9,8 @@ help:
 	@echo "make install  only make .venv"
 	@echo "make metaworld  an interpreter with Meta-World for the workers: .venv-metaworld"
 	@echo "make maniskill  the same with ManiSkill, and a newer Mesa for it alone: .venv-maniskill"
+	@echo "make robosuite  likewise for robosuite: .venv-robosuite"
+	@echo "make libero   likewise for LIBERO, whose assets you supply: .venv-libero"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -41,5 +43,15 @@ maniskill: .venv-maniskill/.installed
 	scripts/mesa-backports .venv-maniskill/mesa
 	touch $@
 
+# The packages are installed without what they ask for: most of it (torch, transformers, mink, pynput, pytest)
+# is not imported on the way we go, and the rest is in the list.
+robosuite: .venv-robosuite/.installed
+libero: .venv-libero/.installed
+
+.venv-robosuite/.installed .venv-libero/.installed: .venv-%/.installed: constraints-%.txt
+	$(or $(PYTHON),python3) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-$*.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-metaworld .venv-maniskill build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-*/ build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

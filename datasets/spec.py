@@ -26,11 +26,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera. Images are uint8 RGB, row 0 at the top, never flipped."""
+    """One camera. Images are uint8 RGB, row 0 at the top, and stay as `orientation` says.
+
+    Attributes:
+        name: as the simulator or the robot calls it.
+        height: in pixels.
+        width: in pixels.
+        orientation: ``upright``, or ``mirrored`` where left and right are exchanged (LIBERO's data).
+    """
 
     name: str
     height: int
     width: int
+    orientation: str = "upright"
 
 
 @dataclass(frozen=True)

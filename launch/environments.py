@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim import perturb
+from ..sim.libero import assets as libero
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
@@ -21,16 +22,22 @@ FACTORIES = {
     "tabletop": "regrip.sim.tabletop.env:make",
     "metaworld": "regrip.sim.metaworld.env:make",
     "maniskill": "regrip.sim.maniskill.env:make",
+    "robosuite": "regrip.sim.robosuite.env:make",
+    "libero": "regrip.sim.libero.env:make",
 }
 CATALOGUES = {
     "tabletop": "regrip.sim.tabletop.tasks",
     "metaworld": "regrip.sim.metaworld.tasks",
     "maniskill": "regrip.sim.maniskill.tasks",
+    "robosuite": "regrip.sim.robosuite.tasks",
+    "libero": "regrip.sim.libero.tasks",
 }
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
 INTERPRETERS = {
     "metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON"),
     "maniskill": ("maniskill", ".venv-maniskill/bin/python", "REGRIP_MANISKILL_PYTHON"),
+    "robosuite": ("robosuite", ".venv-robosuite/bin/python", "REGRIP_ROBOSUITE_PYTHON"),
+    "libero": ("libero", ".venv-libero/bin/python", "REGRIP_LIBERO_PYTHON"),
 }
 
 
@@ -44,9 +51,10 @@ class EnvConfig:
         tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
-        render: ``fast`` pictures for practice, or the simulator's ``stock`` ones; they differ, the physics
-            do not. Only ManiSkill's have both.
         paraphrase: which wording of the instructions is used.
+        render: ``fast``, tuned for software rendering (coarse shapes, no anti-aliasing, shadows or mirrors);
+            or ``stock``, as the package (the tabletop: MuJoCo) draws by default. The physics are the same,
+            what a policy sees is not, so every run records it.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
@@ -54,13 +62,13 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop", "metaworld", "maniskill"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "maniskill", "robosuite", "libero"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
     control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
-    render: Literal["fast", "stock"] = "fast"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
+    render: Literal["fast", "stock"] = "fast"
     perturb: str = "none"
     workers: int = 0
     slots: int = 48
@@ -87,8 +95,10 @@ def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, An
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
     }
+    if config.name not in ("tabletop", "metaworld"):
+        kwargs["render"] = config.render
     if config.name == "maniskill":
-        kwargs |= {"render": config.render, "prepare": prepare}
+        kwargs["prepare"] = prepare
     if kind == "none":
         return target, kwargs
     require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
@@ -123,7 +133,7 @@ def interpreter(config: EnvConfig) -> Path | None:
     """The Python that runs the workers, None for this one.
 
     Raises:
-        FileNotFoundError: if the simulator has one of its own, and it is not there.
+        FileNotFoundError: if the simulator has one of its own, and it (or LIBERO's assets) is not there.
     """
     if config.name not in INTERPRETERS:
         return None
@@ -134,6 +144,8 @@ def interpreter(config: EnvConfig) -> Path | None:
             f"{config.name} runs in an interpreter of its own, and {python} is not there: type "
             f"`make {target}` in the repository, or set {variable} to a Python that has it (docs/{target}.md)"
         )
+    if config.name == "libero":
+        libero.folder()
     return python
 
 
