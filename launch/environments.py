@@ -13,14 +13,26 @@ from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim import perturb
+from ..sim.gym import tasks as gym_tasks
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
 
-FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
-CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks", "metaworld": "regrip.sim.metaworld.tasks"}
+FACTORIES = {
+    "tabletop": "regrip.sim.tabletop.env:make",
+    "metaworld": "regrip.sim.metaworld.env:make",
+    "gymnasium": "regrip.sim.gym.env:make",
+}
+CATALOGUES = {
+    "tabletop": "regrip.sim.tabletop.tasks",
+    "metaworld": "regrip.sim.metaworld.tasks",
+    "gymnasium": "regrip.sim.gym.tasks",
+}
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
-INTERPRETERS = {"metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON")}
+INTERPRETERS = {
+    "metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON"),
+    "gymnasium": ("gymnasium", ".venv-gymnasium/bin/python", "REGRIP_GYMNASIUM_PYTHON"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +41,14 @@ class EnvConfig:
 
     Attributes:
         name: the simulator.
-        suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long.
+        suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long. Of
+            ``gymnasium`` a mapping that ships, or the path of a TOML file.
         tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
+        render: ``fast``, for software rendering: without anti-aliasing, shadows and mirrors, round shapes
+            coarse; or ``stock``, as the package (the tabletop: MuJoCo) draws by default.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
         workers: processes; results do not depend on it. 0 takes one for each core.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
@@ -41,12 +56,13 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop", "metaworld"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "gymnasium"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
-    control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
+    control_mode: Literal["ee_delta", "ee_position", "joint_position", "joint_velocity"] = "ee_delta"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
+    render: Literal["fast", "stock"] = "fast"
     perturb: str = "none"
     workers: int = 0
     slots: int = 48
@@ -67,6 +83,7 @@ def factory(config: EnvConfig) -> tuple[str, dict[str, Any]]:
         "image_size": config.image_size,
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
+        "render": config.render,
     }
     if kind == "none":
         return target, kwargs
@@ -86,7 +103,9 @@ def task_names(config: EnvConfig) -> list[str]:
         ValueError: if the suite or a task is not known, naming the nearest.
     """
     every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
-    wanted = [task if "/" in task else f"{config.suite}/{task}" for task in config.tasks]
+    # A suite given as a file has a name inside it, which its tasks go by.
+    home = every[0].split("/")[0] if config.suite.endswith(".toml") else config.suite
+    wanted = [task if "/" in task else f"{home}/{task}" for task in config.tasks]
     for task in wanted:
         require_known(task, list(every), f"task of suite {config.suite}")
     return wanted or list(every)
@@ -114,6 +133,18 @@ def interpreter(config: EnvConfig) -> Path | None:
             f"`make {target}` in the repository, or set {variable} to a Python that has it (docs/{target}.md)"
         )
     return python
+
+
+def native(config: EnvConfig) -> EnvConfig:
+    """The same with the suite's own control mode, where there is only one."""
+    if config.name != "gymnasium":
+        return config
+    return dataclasses.replace(config, control_mode=gym_tasks.control_mode(config.suite))  # type: ignore[arg-type]
+
+
+def has_expert(config: EnvConfig, task: str) -> bool:
+    """Whether a scripted expert can demonstrate a task (``suite/task``)."""
+    return config.name != "gymnasium" or gym_tasks.has_expert(config.suite, task.split("/", 1)[1])
 
 
 def contract(config: EnvConfig) -> RobotSpec:

@@ -101,7 +101,8 @@ def list_tasks(options: ListOptions) -> int:
             console.print(f"{name} is left out: {error}", highlight=False)
             continue
         for suite in [options.suite] if options.suite else suites(name):
-            cards = draw_cards(EnvConfig(name=name, suite=suite, image_size=options.size))  # type: ignore[arg-type]
+            config = EnvConfig(name=name, suite=suite, image_size=options.size)  # type: ignore[arg-type]
+            cards = draw_cards(environments.native(config))
             sections.append((f"{name}, {suite}", cards))
             table = Table(title=sections[-1][0], title_justify="left")
             table.add_column("task")
@@ -154,12 +155,16 @@ def show(options: ShowOptions) -> int:
     suite, task = options.task.split("/", 1)
     config = EnvConfig(name=options.env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
     environments.task_names(config)  # refuses what does not exist before anything is started
+    config = environments.native(config)
     starts = [StartState(options.task, "train", index) for index in range(options.starts)]
     pictures, sentences = first_pictures(config, starts)
     make_folder(options.out)
     sheet = options.out / f"{options.env}-{suite}-{task}.png"
     write_durably(sheet, png(contact_sheet(pictures)))
     print(f"{options.task}: {sentences[0]}\n{len(starts)} start states: {sheet}")
+    if not environments.has_expert(config, options.task):
+        print("nobody demonstrates this task: it has no scripted expert")
+        return 0
     one = dataclasses.replace(config, slots=1, workers=1)
     with environments.open_pool(one, chunk_size=1, expert=True) as pool:
         demonstration = demonstrate(pool, starts[:1], behaviour="expert", key=("envs",))[0]

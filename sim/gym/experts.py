@@ -51,10 +51,14 @@ class FetchPushExpert(FetchExpert):
     Attributes:
         behind_m: how far behind the object's middle the hand comes down.
         ahead_m: how far past the present place of the hand it aims while it pushes, at most.
+        aligned_m: how far off the line to the goal the hand may be and yet push.
+        steer: share of that distance that a step takes away.
     """
 
     behind_m = 0.075
     ahead_m = 0.05
+    aligned_m = 0.02
+    steer = 1.0
 
     def aim(self, hand: Array, thing: Array, goal: Array, opening: float) -> tuple[Array, float]:
         way = goal[:2] - thing[:2]
@@ -64,9 +68,9 @@ class FetchPushExpert(FetchExpert):
         along = float(offset @ forward)
         across = offset - along * forward
         low = hand[2] < _TABLE_M + 0.02
-        if low and along < -0.02 and float(np.linalg.norm(across)) < 0.02:
+        if low and along < -0.02 and float(np.linalg.norm(across)) < self.aligned_m:
             reach = min(self.ahead_m, self.pace(distance))
-            return np.append(hand[:2] + reach * forward - across, _TABLE_M), _SHUTS
+            return np.append(hand[:2] + reach * forward - self.steer * across, _TABLE_M), _SHUTS
         place = thing[:2] - self.behind_m * forward
         if float(np.linalg.norm(hand[:2] - place)) < 0.02:
             return np.append(place, _TABLE_M), _SHUTS
@@ -81,7 +85,9 @@ class FetchPushExpert(FetchExpert):
 class FetchSlideExpert(FetchPushExpert):
     """Hits the puck towards the goal, which it need only pass: success at any one step ends the episode."""
 
-    behind_m = 0.1
+    behind_m = 0.14
+    aligned_m = 0.01
+    steer = 2.0
 
     def pace(self, distance: float) -> float:
         return _STEP_M
