@@ -316,7 +316,9 @@ def print_table(measurement: Measurement, console: Console | None = None) -> Non
 def default_out(published: Published, options: Options) -> Path:
     name = published.path.resolve()
     label = name.parent.name if name.name == "policy" else name.name
-    return Path("runs/eval") / f"{label}-{published.digest[:8]}-{Path(options.suite).stem}-{options.split}.json"
+    return (
+        Path("runs/eval") / f"{label}-{published.digest[:8]}-{Path(options.suite).stem}-{options.split}.json"
+    )
 
 
 def require_place(out: Path) -> None:

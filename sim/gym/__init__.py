@@ -1,4 +1,4 @@
-"""Gymnasium environments: what a mapping says here and now, the environment only in its worker interpreter."""
+"""Gymnasium environments: the mapping is read anywhere, the environment made in its worker interpreter."""
 
 import os
 

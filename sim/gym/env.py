@@ -3,10 +3,10 @@
 What the environment does is left as it is: scenes, resets, dynamics, success. Ours is only the way in.
 
 * A start state is a seed for `reset`. Seeds of different splits differ modulo 8, so no two splits share one.
-* A snapshot is the start and the actions since: restoring resets and plays them again. It is the one way that
-  works for every environment (many keep more than their simulator's state: random generators, sets of finished
-  tasks, noisy readings that commands start from), it is as exact as the environment is repeatable, and it costs
-  as many steps as have been played, without pictures. It notices when an environment does not repeat itself.
+* A snapshot is the start and the actions since: restoring resets and plays them again. It is the one way
+  that works for every environment (many keep more than their simulator's state: random generators, sets of
+  finished tasks, noisy readings that commands start from). It is as exact as the environment is repeatable,
+  notices when one is not, and costs as many steps as have been played, without pictures.
 * Nothing is drawn before `render` is called.
 
 It needs an interpreter that has gymnasium and the package, but only from the first `reset` on.
@@ -31,8 +31,8 @@ from .mapping import PARAPHRASES, Paraphrase, Task, unknown
 from .tasks import load
 
 if TYPE_CHECKING:
-    from .host import Host
     from .frames import Render
+    from .host import Host
 
 IMAGE_SIZES = (16, 1024)
 _SNAPSHOT = "regrip gymnasium 1"
@@ -68,7 +68,7 @@ class GymEnv:
             control_mode: the mapping's own or None; any other is refused.
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
-            render: of MuJoCo scenes: ``fast`` for software rendering, or ``stock``, as the package draws them.
+            render: of MuJoCo scenes: ``fast`` for software rendering, or ``stock``, as the package draws.
 
         Raises:
             ValueError: if an argument is not one of these, or the mapping does not make sense.
@@ -84,7 +84,8 @@ class GymEnv:
         own_mode = mapping.robot["control_mode"]
         if control_mode not in (None, own_mode):
             raise ValueError(
-                f"suite {mapping.name!r} has no control mode {control_mode!r}: set control_mode to {own_mode!r}"
+                f"suite {mapping.name!r} has no control mode {control_mode!r}: "
+                f"set control_mode to {own_mode!r}"
             )
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
@@ -94,7 +95,10 @@ class GymEnv:
         self.spec = mapping.spec(cameras, image_size)
         self.privileged_names = mapping.privileged_names
         self.privileged_dim = len(mapping.privileged_names)
-        self._low, self._high = self.spec.action_low.astype(np.float64), self.spec.action_high.astype(np.float64)
+        self._low, self._high = (
+            self.spec.action_low.astype(np.float64),
+            self.spec.action_high.astype(np.float64),
+        )
         self._task: Task | None = None
         self._host: Host | None = None
         self._start: StartState | None = None
@@ -222,7 +226,9 @@ class GymEnv:
             "instruction": self.instruction,
             "digest": self._digest(),
         }
-        return json.dumps(header).encode() + b"\n" + b"".join(row.astype("<f4").tobytes() for row in self._log)
+        return (
+            json.dumps(header).encode() + b"\n" + b"".join(row.astype("<f4").tobytes() for row in self._log)
+        )
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot of any environment of the same mapping, bit for bit.
@@ -244,13 +250,15 @@ class GymEnv:
         self.instruction = header["instruction"]
         if self._digest() != header["digest"]:
             raise RuntimeError(
-                f"{self._mapping.name}/{header['start'][0].split('/')[1]} does not repeat itself: after reset "
-                f"with the same seed and the same {len(self._log)} actions its state is another. An environment "
-                "must take all its randomness from the seed given to reset"
+                f"{header['start'][0]} does not repeat itself: after reset with the same seed and the same "
+                f"{len(self._log)} actions its state is another. An environment must take all its randomness "
+                "from the seed given to reset"
             )
 
     def _digest(self) -> str:
-        return hashlib.blake2b(self.state().tobytes() + self.privileged().tobytes(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            self.state().tobytes() + self.privileged().tobytes(), digest_size=8
+        ).hexdigest()
 
     def close(self) -> None:
         if self._host is not None:
@@ -268,8 +276,8 @@ class GymEnv:
             from .host import take
         except ModuleNotFoundError as error:
             raise RuntimeError(
-                f"this interpreter has no module {error.name!r}: `make gymnasium` makes .venv-gymnasium, whose "
-                "Python the workers then run; REGRIP_GYMNASIUM_PYTHON names another"
+                f"this interpreter has no module {error.name!r}: `make gymnasium` makes .venv-gymnasium, "
+                "whose Python the workers then run; REGRIP_GYMNASIUM_PYTHON names another"
             ) from error
         self._task, self._host = task, take(self._mapping, task, self._size)
         return self._host
@@ -292,5 +300,3 @@ def make(
 ) -> GymEnv:
     """`GymEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.gym.env:make``."""
     return GymEnv(suite, cameras, image_size, control_mode, paraphrase, render)
-
-

@@ -1,4 +1,4 @@
-"""Scripted experts of ours for Gymnasium-Robotics' Fetch tasks. They see what a policy does not: object and goal.
+"""Scripted experts of ours for Fetch. They see what a policy does not: where object and goal are.
 
 Each looks at the present state alone and remembers nothing, so it also knows what to do after a disturbance.
 """

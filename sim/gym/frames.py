@@ -60,17 +60,16 @@ def fit(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return frame
     from PIL import Image
 
-    filter_ = Image.Resampling.BOX if height > size else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(frame).resize((size, size), filter_))
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
 
 
-def _picture(value: Any, where: str) -> NDArray[np.uint8]:
+def _picture(value: object, where: str) -> NDArray[np.uint8]:
     frame = np.asarray(value)
     if frame.ndim == 3 and frame.shape[0] == 3 and frame.shape[2] != 3:
         frame = frame.transpose(1, 2, 0)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise MappingError(
-            f"{where}: an array {frame.shape} of {frame.dtype} is no picture: expected uint8 (h,w,3) or (3,h,w). "
-            "Does the environment want render_mode = \"rgb_array\" among its kwargs?"
+            f"{where}: an array {frame.shape} of {frame.dtype} is no picture: expected uint8 (h,w,3) or "
+            '(3,h,w). Does the environment want render_mode = "rgb_array" among its kwargs?'
         )
     return frame

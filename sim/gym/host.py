@@ -85,8 +85,8 @@ class Host:
             return gymnasium.make(self._task.id, max_episode_steps=-1, disable_env_checker=True, **kwargs)
         except gymnasium.error.UnregisteredEnv as error:
             raise MappingError(
-                f"{self._mapping.source}: tasks.{self._task.name}.id: {error} Is the module that registers it "
-                f"among modules {list(self._mapping.modules)}?"
+                f"{self._mapping.source}: tasks.{self._task.name}.id: {error} Is the module that registers "
+                f"it among modules {list(self._mapping.modules)}?"
             ) from error
         except TypeError as error:
             raise MappingError(
@@ -132,7 +132,8 @@ class Host:
                 f"{place.text} gives {len(part)}" for place, part in zip(vector.places, parts, strict=True)
             )
             raise MappingError(
-                f"{self._mapping.source}: {what} of task {self._task.name}: {len(names)} names, but {sizes or 'no place'}"
+                f"{self._mapping.source}: {what} of task {self._task.name}: {len(names)} names, "
+                f"but {sizes or 'no place'}"
             )
         return found.astype(np.float32)
 
@@ -170,7 +171,9 @@ class Host:
         """Follow keys; a key may itself hold dots, so the longest that fits is taken."""
         while keys:
             if not isinstance(value, Table):
-                raise MappingError(f"{self._mapping.source}: {place.text}: {keys[0]!r} is sought in {value!r}")
+                raise MappingError(
+                    f"{self._mapping.source}: {place.text}: {keys[0]!r} is sought in {value!r}"
+                )
             count = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in value), 0)
             if not count:
                 if place.optional:
@@ -194,8 +197,8 @@ class Host:
             model, data = holder.model, holder.data
         except AttributeError as error:
             raise MappingError(
-                f"{self._mapping.source}: simulator: {holder} has no MuJoCo model and data; name the attribute "
-                "of the unwrapped environment that has, or use cameras of another kind"
+                f"{self._mapping.source}: simulator: {holder} has no MuJoCo model and data; name the "
+                "attribute of the unwrapped environment that has, or use cameras of another kind"
             ) from error
         return getattr(model, "ptr", model), getattr(data, "ptr", data)
 
@@ -213,8 +216,8 @@ class Host:
                     f"{self._mapping.source}: {place.text}: {unknown(kind, name, names)}"
                 ) from error
         raise MappingError(
-            f"{self._mapping.source}: {place.text}: expected mujoco.qpos, .qvel, .ctrl, .body.NAME, .site.NAME "
-            "or .geom.NAME"
+            f"{self._mapping.source}: {place.text}: expected mujoco.qpos, .qvel, .ctrl, .body.NAME, "
+            ".site.NAME or .geom.NAME"
         )
 
     def below(self, path: str) -> Any:
@@ -222,9 +225,10 @@ class Host:
         value: Any = self.env.unwrapped
         for name in path.split(".") if path else ():
             if not hasattr(value, name):
+                names = [known for known in dir(value) if not known.startswith("__")]
                 raise MappingError(
                     f"{self._mapping.source}: {path}: "
-                    f"{unknown(f'attribute of {type(value).__name__}', name, sorted(vars(value)))}"
+                    f"{unknown(f'attribute of {type(value).__name__}', name, names)}"
                 )
             value = getattr(value, name)
         return value
@@ -289,11 +293,15 @@ def pick(made: Any, group: str, index: int, source: str) -> Any:
         return made.envs[0]
     if isinstance(made, gymnasium.vector.VectorEnv):
         if made.metadata.get("autoreset_mode") == gymnasium.vector.AutoresetMode.SAME_STEP:
-            raise MappingError(f"{source}: {made} resets within the step that ends an episode, so its end is lost")
+            raise MappingError(
+                f"{source}: {made} resets within the step that ends an episode, so its end is lost"
+            )
         return OneOfVector(made)
     if isinstance(made, gymnasium.Env):
         return made
-    raise MappingError(f"{source}: make_env returned {type(made).__name__}, which is no Gymnasium environment")
+    raise MappingError(
+        f"{source}: make_env returned {type(made).__name__}, which is no Gymnasium environment"
+    )
 
 
 class OneOfVector(gymnasium.Env[Any, Any]):
@@ -311,9 +319,8 @@ class OneOfVector(gymnasium.Env[Any, Any]):
         return _first(observation), _first(info)
 
     def step(self, action: Action) -> tuple[Any, float, bool, bool, Any]:
-        batch = gymnasium.vector.utils.concatenate(
-            self.action_space, [action], gymnasium.vector.utils.create_empty_array(self.action_space, n=1)
-        )
+        empty: Any = gymnasium.vector.utils.create_empty_array(self.action_space, n=1)
+        batch = gymnasium.vector.utils.concatenate(self.action_space, [action], empty)
         observation, reward, terminated, truncated, info = self.envs.step(batch)
         return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
 
@@ -344,5 +351,3 @@ def _draw_nothing(*args: Any, **kwargs: Any) -> NDArray[np.uint8]:
 
 def _list(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Table) else type(value).__name__
-
-

@@ -32,7 +32,7 @@ class MappingError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where numbers are found: ``observation.desired_goal``, ``info.block_pose[0:2]``, ``mujoco.qpos[16:19]``.
+    """Where numbers are found: ``observation.goal``, ``info.block_pose[0:2]``, ``mujoco.qpos[16:19]``.
 
     Attributes:
         text: as it was written.
@@ -217,10 +217,11 @@ def read(path: Path) -> Mapping:
     return _Reader(str(path)).mapping(data, path)
 
 
-_HINTS = (
-    "name", "modules", "install", "envhub", "repeat", "settle", "settle_action", "simulator", "skip", "markers",
-    "robot", "action", "state", "privileged", "cameras", "tasks", "id", "kwargs", "max_steps", "success",
-)  # fmt: skip
+_SUITE = (
+    *("name", "modules", "install", "envhub", "repeat", "settle", "settle_action", "simulator", "skip"),
+    *("markers", "robot", "action", "state", "privileged", "cameras", "tasks"),
+    *("id", "kwargs", "max_steps", "success"),  # for all tasks that give none of their own
+)
 _TASK = (
     "id", "kwargs", "max_steps", "success", "state", "privileged", "instruction", "train_phrases",
     "heldout_phrases", "instruction_from", "expert", "group", "index",
@@ -237,7 +238,7 @@ class _Reader:
         return MappingError(f"{self.source}: {key}: {message}")
 
     def mapping(self, data: dict[str, Any], path: Path) -> Mapping:
-        self.known(data, _HINTS, "")
+        self.known(data, _SUITE, "")
         for key in ("robot", "action", "state", "cameras", "tasks"):
             if not isinstance(data.get(key), dict) or not data[key]:
                 raise self.fail(key, "missing: a mapping has the tables robot, action, state, cameras, tasks")
@@ -282,7 +283,7 @@ class _Reader:
         if mode not in CONTROL_MODES:
             raise self.fail("robot.control_mode", unknown("control mode", mode, list(CONTROL_MODES)))
         rate = table.get("control_rate_hz")
-        if not _is_number(rate) or not rate > 0:
+        if rate is None or not _is_number(rate) or not rate > 0:
             raise self.fail("robot.control_rate_hz", f"{rate!r} is not a positive number")
         return {
             "name": self.get(table, "name", str, None, "robot."),
@@ -333,7 +334,8 @@ class _Reader:
         kinds = [kind for kind in VIEWS if kind in table]
         if len(kinds) != 1:
             raise self.fail(key, f"gives {kinds or 'nothing'}, expected one of {', '.join(VIEWS)}")
-        kind, source, place = kinds[0], "", ()
+        kind, source = kinds[0], ""
+        place: tuple[float, ...] = ()
         if kind == "free":
             place = self.free(f"{key}.free", table["free"])
         else:
@@ -364,7 +366,9 @@ class _Reader:
         merged = {**{key: data[key] for key in ("id", "max_steps", "success") if key in data}, **table}
         identity = self.get(merged, "id", str, "", prefix)
         if bool(identity) == ("envhub" in data):
-            raise self.fail(f"{prefix}id", "a task has the id of an environment, or the mapping has an envhub")
+            raise self.fail(
+                f"{prefix}id", "a task has the id of an environment, or the mapping has an envhub"
+            )
         dynamic = self.get(table, "instruction_from", str, "", prefix)
         return Task(
             name=name,
@@ -407,7 +411,9 @@ class _Reader:
             text,
         )
         if not match:
-            raise self.fail(key, f"{text!r} is not a place such as 'observation.agent_pos[0:2]' or 'info.success'")
+            raise self.fail(
+                key, f"{text!r} is not a place such as 'observation.agent_pos[0:2]' or 'info.success'"
+            )
         root, keys = match["root"], tuple(match["keys"].split(".")[1:])
         if root not in ROOTS:
             raise self.fail(key, unknown("kind of place", root, list(ROOTS)))
@@ -427,7 +433,9 @@ class _Reader:
         if value is None:
             raise self.fail(f"{prefix}{key}", "missing, and it has no default")
         if not isinstance(value, kind):
-            raise self.fail(f"{prefix}{key}", f"{value!r} is a {type(value).__name__}, expected {_WORDS[kind]}")
+            raise self.fail(
+                f"{prefix}{key}", f"{value!r} is a {type(value).__name__}, expected {_WORDS[kind]}"
+            )
         return value
 
     def count(
@@ -451,7 +459,7 @@ class _Reader:
         return tuple(map(float, value))
 
 
-_WORDS = {str: "a text in quotes", dict: "a table", list: "a list"}
+_WORDS: dict[Any, str] = {str: "a text in quotes", dict: "a table", list: "a list"}
 
 
 def _is_number(value: Any) -> bool:

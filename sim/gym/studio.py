@@ -1,8 +1,8 @@
 """Pictures of a Gymnasium environment's MuJoCo scene. Imports mujoco.
 
-They are drawn by a renderer of ours from a copy of the model and of the state: some packages compute forward, or
-move things, when they draw, after which the episode goes on differently. Environments of one task share the
-renderer, because each one costs a GL context and a copy of all meshes.
+They are drawn by a renderer of ours from a copy of the model and of the state: some packages compute forward
+or move things when they draw, after which the episode goes on differently. Environments of one task share
+the renderer, because each one costs a GL context and a copy of all meshes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Studio:
 
 
 def _open_renderer(model: mujoco.MjModel, size: int, render: Render) -> mujoco.Renderer:
-    """``stock`` as the package draws; ``fast`` without anti-aliasing, shadows and mirrors, round shapes coarse."""
+    """``stock`` as the package draws; ``fast`` without anti-aliasing, shadows, mirrors and fine curves."""
     buffer, quality = model.vis.global_, model.vis.quality
     buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
     if render == "fast":

@@ -6,8 +6,8 @@ What the package does is left as it is: scenes, resets, success, scripted expert
   package then confines to the reach of the hand; the hand follows with a lag.
 * Neither object nor goal is in the state. The goal of `reach`, `push` and `pick-place` is a small coloured
   ball in the picture (one or two pixels at 64 px); elsewhere the object itself shows what is to be done.
-* Pictures come from the package's cameras, but (unless asked for ``stock``) without anti-aliasing, shadows and
-  mirrors, with coarse round shapes. The `corner` cameras are mounted upside down there, and stay so here.
+* Pictures come from the package's cameras, but (unless ``stock`` is asked for) without anti-aliasing, shadows
+  and mirrors, with coarse round shapes. The `corner` cameras are mounted upside down there, and stay so here.
 
 It needs an interpreter that has the package (`make metaworld`), but only from the first `reset` on.
 """

@@ -89,7 +89,9 @@ class TabletopEnv:
         self._look: perturbations.Look | None = None
         self._paraphrase: Paraphrase = paraphrase
         self._mode = control_mode
-        self._world = MujocoWorld(perturbations.scene_for(perturb, self._suite.scene), image_size, render == "fast")
+        self._world = MujocoWorld(
+            perturbations.scene_for(perturb, self._suite.scene), image_size, render == "fast"
+        )
         self._arm = ArmKinematics()
         self.spec = _spec(self._arm, control_mode, [Camera(name, image_size, image_size) for name in cameras])
         self._low = self.spec.action_low.astype(np.float64)

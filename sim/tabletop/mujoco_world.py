@@ -36,7 +36,7 @@ def _compile(mjcf: str) -> mujoco.MjModel:
 
 
 def _with_default_quality(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy that is drawn as MuJoCo draws by default: 4x multisampling, shadows, reflections, fine shapes."""
+    """A copy that is drawn as MuJoCo draws by default: 4x multisampling, shadows, reflections."""
     copied = copy.copy(model)
     default = mujoco.MjModel.from_xml_string("<mujoco/>").vis.quality
     for name in ("offsamples", "shadowsize", "numslices", "numstacks", "numquads"):
