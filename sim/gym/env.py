@@ -91,7 +91,9 @@ class GymEnv:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if render not in ("fast", "stock"):
             raise ValueError(unknown("way to render", render, ["fast", "stock"]))
-        self._size, self._paraphrase, self._render = image_size, paraphrase, render
+        self._size = image_size
+        self._paraphrase: Paraphrase = paraphrase
+        self._render: Render = render
         self.spec = mapping.spec(cameras, image_size)
         self.privileged_names = mapping.privileged_names
         self.privileged_dim = len(mapping.privileged_names)

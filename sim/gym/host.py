@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces.utils import flatdim, unflatten
 from numpy.typing import NDArray
 
 from .mapping import Mapping, MappingError, Place, Task, Vector, unknown
@@ -57,12 +58,13 @@ class Host:
             setattr(owner, name, _draw_nothing)
         space = self.env.action_space
         dims = space.n if isinstance(space, gymnasium.spaces.Discrete) else None
-        size = 1 if dims is not None else gymnasium.spaces.utils.flatdim(space)
+        size = 1 if dims is not None else flatdim(space)
         if size != len(mapping.action):
             raise MappingError(
                 f"{mapping.source}: action.axes: {len(mapping.action)} axes "
                 f"({', '.join(axis.name for axis in mapping.action)}), but {task.name} has {space}"
             )
+        self._diverges_with = tuple(_exception(name, mapping.source) for name in mapping.diverges_with)
         self.observation: Any = None
         self.info: dict[str, Any] = {}
         self.reward, self.terminated, self.truncated = 0.0, False, False
@@ -103,7 +105,11 @@ class Host:
 
     def step(self, native: NDArray[np.float64]) -> None:
         """One of the environment's own steps; `native` (A,) is in its units."""
-        self.observation, reward, terminated, truncated, self.info = self.env.step(self._action(native))
+        try:
+            self.observation, reward, terminated, truncated, self.info = self.env.step(self._action(native))
+        except self._diverges_with:
+            self.reward, self.truncated = 0.0, True  # what was seen last stays
+            return
         self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
 
     def _action(self, native: NDArray[np.float64]) -> Action:
@@ -112,7 +118,7 @@ class Host:
             return native.reshape(space.shape).astype(space.dtype)
         if isinstance(space, gymnasium.spaces.Discrete):
             return space.dtype.type(int(space.start) + min(max(round(float(native[0])), 0), int(space.n) - 1))
-        return gymnasium.spaces.utils.unflatten(space, native)
+        return unflatten(space, native)
 
     def succeeded(self) -> bool:
         success = self._task.success
@@ -239,6 +245,14 @@ class Host:
 
     def close(self) -> None:
         self.env.close()
+
+
+def _exception(name: str, source: str) -> type[Exception]:
+    module, _, kind = name.partition(":")
+    found = getattr(importlib.import_module(module), kind, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise MappingError(f"{source}: diverges_with: {name!r} is no exception of the form module:Class")
+    return found
 
 
 def call_make_env(path: Path) -> Any:

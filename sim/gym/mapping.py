@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -159,6 +159,8 @@ class Mapping:
         settle: environment steps with `settle_action` after a reset.
         settle_action: in the environment's own units.
         simulator: attribute of the unwrapped environment that holds MuJoCo's ``model`` and ``data``.
+        diverges_with: exceptions, ``module:Class``, by which the environment says that its simulation has
+            blown up; the episode is then over without success.
         skip: methods, below the unwrapped environment, that draw pictures nobody looks at.
     """
 
@@ -179,7 +181,8 @@ class Mapping:
     settle: int = 0
     settle_action: tuple[float, ...] = ()
     simulator: str = ""
-    skip: tuple[str, ...] = field(default=())
+    diverges_with: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
 
     def view(self, name: str) -> View:
         """The view of a camera.
@@ -219,6 +222,7 @@ def read(path: Path) -> Mapping:
 
 _SUITE = (
     *("name", "modules", "install", "envhub", "repeat", "settle", "settle_action", "simulator", "skip"),
+    "diverges_with",
     *("markers", "robot", "action", "state", "privileged", "cameras", "tasks"),
     *("id", "kwargs", "max_steps", "success"),  # for all tasks that give none of their own
 )
@@ -274,6 +278,7 @@ class _Reader:
             settle=settle,
             settle_action=self.numbers(data, "settle_action", len(action)) if settle else (),
             simulator=self.get(data, "simulator", str, ""),
+            diverges_with=self.texts(data, "diverges_with"),
             skip=self.texts(data, "skip"),
         )
 

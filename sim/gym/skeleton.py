@@ -17,6 +17,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces.utils import flatdim
 
 from .host import call_make_env, pick
 from .mapping import MappingError
@@ -41,11 +43,12 @@ def skeleton(wanted: str, modules: list[str]) -> str:
     envhub = wanted if Path(wanted).exists() else ""
     for module in modules:
         importlib.import_module(module)
-    picture = False
+    picture, made, group, index = False, None, "", 0
     if envhub:
         made = call_make_env(Path(envhub).absolute())
-        group = next(iter(made)) if isinstance(made, dict) else ""
-        index = next(iter(made[group])) if isinstance(made, dict) and isinstance(made[group], dict) else 0
+        if isinstance(made, dict):
+            group = next(iter(made))
+            index = next(iter(made[group])) if isinstance(made[group], dict) else 0
         env = pick(made, group, index, wanted)
     else:
         picture = "rgb_array" in _registered(wanted)
@@ -96,7 +99,7 @@ def _registered(wanted: str) -> list[str]:
             f"{error} Name the module that registers it: regrip envs skeleton {wanted} --modules MODULE"
         ) from error
     entry = spec.entry_point
-    creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
     modes: list[str] = getattr(creator, "metadata", {}).get("render_modes", [])
     return modes
 
@@ -105,7 +108,7 @@ def _axes(name: str, space: Any) -> list[str]:
     """A TOML row for each number of a space."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return [f'  [{_text(name)}, "", 0.0, {float(space.n - 1)}],']
-    size = gymnasium.spaces.utils.flatdim(space)
+    size = flatdim(space)
     box = isinstance(space, gymnasium.spaces.Box)
     low = np.ravel(space.low) if box else np.zeros(size)
     high = np.ravel(space.high) if box else np.ones(size)
