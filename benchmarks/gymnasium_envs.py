@@ -4,12 +4,12 @@
     .venv-gymnasium/bin/python benchmarks/gymnasium_envs.py --folder /tmp/scratch --only pusht
 
 For each of four tasks the same camera, picture size and number of steps, in turns, several times over. The
-first contender is the usual way: gymnasium.vector.AsyncVectorEnv with a picture after every step, drawn by the
-package (its observation of pixels where it has one, else `render`, made smaller where it cannot draw small).
-The others are our pool, with a picture after every step or after every fifth, drawn ``stock`` or ``fast``. A
-rate is environment steps per CPU second, summed over all processes and threads; it holds on a busy machine.
-Starting up is not counted, resets are. Aloha's picture is the package's ``top``, which it draws with 640 x 480
-pixels, and with it two more cameras that nobody asked for.
+first contender is the usual way: gymnasium.vector.AsyncVectorEnv with a picture after every step, drawn by
+the package (its observation of pixels where it has one, else `render`; made smaller where it draws larger
+only). The others are our pool, with a picture after every step or after every fifth, drawn ``stock`` or
+``fast``. A rate is environment steps per CPU second, summed over all processes and threads; it holds on a
+busy machine. Starting up is not counted, resets are. Aloha's picture is the package's ``top``, drawn by it
+with 640 x 480 pixels, and with it two more cameras that nobody asked for.
 """
 
 from __future__ import annotations
