@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero clean
+.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
@@ -11,6 +11,7 @@ help:
 	@echo "make maniskill  the same with ManiSkill, and a newer Mesa for it alone: .venv-maniskill"
 	@echo "make robosuite  likewise for robosuite: .venv-robosuite"
 	@echo "make libero   likewise for LIBERO, whose assets you supply: .venv-libero"
+	@echo "make gymnasium  one with gym-pusht, gym-aloha and Gymnasium-Robotics: .venv-gymnasium"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -51,6 +52,13 @@ libero: .venv-libero/.installed
 .venv-robosuite/.installed .venv-libero/.installed: .venv-%/.installed: constraints-%.txt
 	$(or $(PYTHON),python3) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-$*.txt
+	touch $@
+
+gymnasium: .venv-gymnasium/.installed
+
+.venv-gymnasium/.installed: constraints-gymnasium.txt
+	$(or $(PYTHON),python3) -m venv .venv-gymnasium
+	.venv-gymnasium/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-gymnasium.txt
 	touch $@
 
 clean:

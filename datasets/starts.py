@@ -79,6 +79,17 @@ class StartState:
             )
         return float(generator.choice(points) * LATTICE_M)
 
+    def simulator_seed(self) -> int:
+        """A seed below 2**31 for simulators that draw the start themselves; its residue is the split's."""
+        generator = self.generator("simulator seed")
+        residue = generator.choice(_RESIDUES[self.split])
+        return int(generator.integers(2**31 // LATTICE_MODULUS)) * LATTICE_MODULUS + int(residue)
+
+
+def split_of_seed(seed: int) -> Split:
+    """The split to which a `simulator_seed` belongs."""
+    return next(split for split in SPLITS if seed % LATTICE_MODULUS in _RESIDUES[split])
+
 
 def split_of_lattice(value_m: float) -> Split:
     """The split to which a lattice coordinate (metres) belongs."""

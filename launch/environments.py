@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim import perturb
+from ..sim.gym import tasks as gym_tasks
 from ..sim.libero import assets as libero
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
@@ -24,6 +25,7 @@ FACTORIES = {
     "maniskill": "regrip.sim.maniskill.env:make",
     "robosuite": "regrip.sim.robosuite.env:make",
     "libero": "regrip.sim.libero.env:make",
+    "gymnasium": "regrip.sim.gym.env:make",
 }
 CATALOGUES = {
     "tabletop": "regrip.sim.tabletop.tasks",
@@ -31,6 +33,7 @@ CATALOGUES = {
     "maniskill": "regrip.sim.maniskill.tasks",
     "robosuite": "regrip.sim.robosuite.tasks",
     "libero": "regrip.sim.libero.tasks",
+    "gymnasium": "regrip.sim.gym.tasks",
 }
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
 INTERPRETERS = {
@@ -38,6 +41,7 @@ INTERPRETERS = {
     "maniskill": ("maniskill", ".venv-maniskill/bin/python", "REGRIP_MANISKILL_PYTHON"),
     "robosuite": ("robosuite", ".venv-robosuite/bin/python", "REGRIP_ROBOSUITE_PYTHON"),
     "libero": ("libero", ".venv-libero/bin/python", "REGRIP_LIBERO_PYTHON"),
+    "gymnasium": ("gymnasium", ".venv-gymnasium/bin/python", "REGRIP_GYMNASIUM_PYTHON"),
 }
 
 
@@ -47,7 +51,8 @@ class EnvConfig:
 
     Attributes:
         name: the simulator.
-        suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long.
+        suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long. Of
+            ``gymnasium`` a mapping that ships, or the path of a TOML file.
         tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
@@ -62,11 +67,11 @@ class EnvConfig:
         memory_limit_mb: address space of a worker; 0 for no limit.
     """
 
-    name: Literal["tabletop", "metaworld", "maniskill", "robosuite", "libero"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "maniskill", "robosuite", "libero", "gymnasium"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
-    control_mode: Literal["ee_delta", "joint_position"] = "ee_delta"
+    control_mode: Literal["ee_delta", "ee_position", "joint_position", "joint_velocity"] = "ee_delta"
     paraphrase: Literal["canonical", "train", "heldout"] = "canonical"
     render: Literal["fast", "stock"] = "fast"
     perturb: str = "none"
@@ -94,9 +99,8 @@ def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, An
         "image_size": config.image_size,
         "control_mode": config.control_mode,
         "paraphrase": config.paraphrase,
+        "render": config.render,
     }
-    if config.name not in ("tabletop", "metaworld"):
-        kwargs["render"] = config.render
     if config.name == "maniskill":
         kwargs["prepare"] = prepare
     if kind == "none":
@@ -117,7 +121,9 @@ def task_names(config: EnvConfig) -> list[str]:
         ValueError: if the suite or a task is not known, naming the nearest.
     """
     every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
-    wanted = [task if "/" in task else f"{config.suite}/{task}" for task in config.tasks]
+    # A suite given as a file has a name inside it, which its tasks go by.
+    home = every[0].split("/")[0] if config.suite.endswith(".toml") else config.suite
+    wanted = [task if "/" in task else f"{home}/{task}" for task in config.tasks]
     for task in wanted:
         require_known(task, list(every), f"task of suite {config.suite}")
     return wanted or list(every)
@@ -170,6 +176,18 @@ def worker_variables(config: EnvConfig) -> dict[str, str]:
         "VK_ICD_FILENAMES": str(drivers[0]),  # its name for older loaders, as the one in SAPIEN is
         "LD_LIBRARY_PATH": os.pathsep.join(path),
     }
+
+
+def native(config: EnvConfig) -> EnvConfig:
+    """The same with the suite's own control mode, where there is only one."""
+    if config.name != "gymnasium":
+        return config
+    return dataclasses.replace(config, control_mode=gym_tasks.control_mode(config.suite))  # type: ignore[arg-type]
+
+
+def has_expert(config: EnvConfig, task: str) -> bool:
+    """Whether a scripted expert can demonstrate a task (``suite/task``)."""
+    return config.name != "gymnasium" or gym_tasks.has_expert(config.suite, task.split("/", 1)[1])
 
 
 def contract(config: EnvConfig) -> RobotSpec:

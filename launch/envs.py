@@ -1,4 +1,7 @@
-"""`regrip envs`: every task there is, on a page of pictures; `regrip envs show TASK`: one seen closely."""
+"""`regrip envs`: every task there is, on a page of pictures; `regrip envs show TASK`: one seen closely.
+
+`regrip envs skeleton ID` prints the beginning of a mapping for a Gymnasium environment of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from rich.table import Table
 
 from ..datasets.starts import StartState
 from ..sim.demonstrate import demonstrate
+from ..sim.worker_process import ask
 from . import environments
 from .config import parse_options
 from .durable import explain, write_durably
@@ -68,6 +72,19 @@ class ShowOptions:
 
 
 @dataclass(frozen=True)
+class SkeletonOptions:
+    """`regrip envs skeleton`.
+
+    Attributes:
+        wanted: the environment's id; or the path of a file or folder with a `make_env`, whose code is run.
+        modules: Python modules to import first, because they register the id.
+    """
+
+    wanted: tyro.conf.Positional[str]
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Card:
     """A task on the page."""
 
@@ -80,6 +97,11 @@ def main(args: Sequence[str]) -> int:
     if args and args[0] == "show":
         about = "Start states of a task as a contact sheet, and its expert as a video."
         return show(parse_options(ShowOptions, args[1:], prog="regrip envs show", description=about))
+    if args and args[0] == "skeleton":
+        about = "Print the beginning of a mapping for a Gymnasium environment (docs/gymnasium.md)."
+        return skeleton(
+            parse_options(SkeletonOptions, args[1:], prog="regrip envs skeleton", description=about)
+        )
     about = "List every task, with a picture of each. `regrip envs show TASK` looks at one."
     return list_tasks(parse_options(ListOptions, args, prog="regrip envs", description=about))
 
@@ -101,7 +123,8 @@ def list_tasks(options: ListOptions) -> int:
             console.print(f"{name} is left out: {error}", highlight=False)
             continue
         for suite in [options.suite] if options.suite else suites(name):
-            cards = draw_cards(EnvConfig(name=name, suite=suite, image_size=options.size))  # type: ignore[arg-type]
+            config = EnvConfig(name=name, suite=suite, image_size=options.size)  # type: ignore[arg-type]
+            cards = draw_cards(environments.native(config))
             sections.append((f"{name}, {suite}", cards))
             table = Table(title=sections[-1][0], title_justify="left")
             table.add_column("task")
@@ -154,12 +177,16 @@ def show(options: ShowOptions) -> int:
     suite, task = options.task.split("/", 1)
     config = EnvConfig(name=options.env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
     environments.task_names(config)  # refuses what does not exist before anything is started
+    config = environments.native(config)
     starts = [StartState(options.task, "train", index) for index in range(options.starts)]
     pictures, sentences = first_pictures(config, starts)
     make_folder(options.out)
     sheet = options.out / f"{options.env}-{suite}-{task}.png"
     write_durably(sheet, png(contact_sheet(pictures)))
     print(f"{options.task}: {sentences[0]}\n{len(starts)} start states: {sheet}")
+    if not environments.has_expert(config, options.task):
+        print("nobody demonstrates this task: it has no scripted expert")
+        return 0
     one = dataclasses.replace(config, slots=1, workers=1)
     with environments.open_pool(one, chunk_size=1, expert=True) as pool:
         demonstration = demonstrate(pool, starts[:1], behaviour="expert", key=("envs",))[0]
@@ -169,6 +196,13 @@ def show(options: ShowOptions) -> int:
     write_mp4(video, demonstration.episode.images[camera], rate_hz)
     ended = "succeeds" if demonstration.episode.outcome.success else "FAILS"
     print(f"the expert {ended} after {len(demonstration.episode)} steps: {video}")
+    return 0
+
+
+def skeleton(options: SkeletonOptions) -> int:
+    """Print a mapping to fill in, made by the workers' interpreter from the environment's spaces."""
+    python = environments.interpreter(EnvConfig(name="gymnasium"))
+    print(ask(python, ".sim.gym.skeleton", [options.wanted, *options.modules]), end="")
     return 0
 
 

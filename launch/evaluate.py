@@ -133,6 +133,7 @@ class Options:
         episodes_per_task: start states of each task.
         mode: how the policy acts.
         paraphrase: wording of the instructions.
+        render: `fast`, or `stock` as the simulator draws by default; a policy may tell them apart.
         perturb: what is changed from the suite: `none`, a kind, several with commas, or `all`; the policy is
             then measured greedy (or sampled, if that is the mode), undisturbed and with each kind.
         seed: family of start states.
@@ -152,6 +153,7 @@ class Options:
     episodes_per_task: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 30
     mode: Literal["both", "greedy", "sampled"] = "both"
     paraphrase: str = "canonical"
+    render: Literal["fast", "stock"] = "fast"
     perturb: str = "none"
     seed: int = 0
     workers: int = 0
@@ -261,6 +263,7 @@ def environment_for(spec: RobotSpec, options: Options) -> EnvConfig:
             "image_size": spec.cameras[0].height,
             "control_mode": spec.control_mode,
             "paraphrase": options.paraphrase,
+            "render": options.render,
             "workers": options.workers,
             "slots": options.slots,
         },
@@ -330,7 +333,9 @@ def print_table(measurement: Measurement, console: Console | None = None) -> Non
 def default_out(published: Published, options: Options) -> Path:
     name = published.path.resolve()
     label = name.parent.name if name.name == "policy" else name.name
-    return Path("runs/eval") / f"{label}-{published.digest[:8]}-{options.suite}-{options.split}.json"
+    return (
+        Path("runs/eval") / f"{label}-{published.digest[:8]}-{Path(options.suite).stem}-{options.split}.json"
+    )
 
 
 def require_place(out: Path) -> None:

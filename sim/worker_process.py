@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,13 +20,13 @@ _PACKAGE_DIR = Path(__file__).absolute().parent.parent
 # site-packages) on the path of another interpreter.
 _BOOTSTRAP = """
 import importlib, importlib.util, sys
-name, folder = sys.argv[1:3]
+name, folder, module = sys.argv[1:4]
 spec = importlib.util.spec_from_file_location(
     name, folder + "/__init__.py", submodule_search_locations=[folder]
 )
 sys.modules[name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[name])
-importlib.import_module(name + ".sim.worker").main()
+importlib.import_module(name + module).main()
 """
 _STDERR_LINES = 15
 
@@ -49,7 +50,7 @@ class WorkerProcess:
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._process = subprocess.Popen(
-            [str(python or sys.executable), "-c", _BOOTSTRAP, _PACKAGE, str(_PACKAGE_DIR)],
+            [str(python or sys.executable), "-c", _BOOTSTRAP, _PACKAGE, str(_PACKAGE_DIR), ".sim.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -146,6 +147,35 @@ class WorkerProcess:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
         self._ending = code, name, "\n".join(text.splitlines()[-_STDERR_LINES:]) or "(nothing)"
         return self._ending
+
+
+def ask(python: Path | None, module: str, args: Sequence[str], timeout_s: float = 120.0) -> str:
+    """What `main` of one of our modules prints, run once by the workers' interpreter.
+
+    Args:
+        python: the interpreter, None for this one.
+        module: below our package, with a leading dot: ``.sim.gym.skeleton``.
+        args: its ``sys.argv[4:]``.
+        timeout_s: how long it may take.
+
+    Raises:
+        RuntimeError: if it fails, with the last of what it wrote to stderr; if it takes too long.
+    """
+    line = [str(python or sys.executable), "-c", _BOOTSTRAP, _PACKAGE, str(_PACKAGE_DIR), module, *args]
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, check=False, timeout=timeout_s,
+            env=_environment(inherit_path=python is None),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(args)}: nothing came within {timeout_s:g} s") from None
+    if done.returncode:
+        lines = [text for text in done.stderr.splitlines() if text.strip()]
+        why = (
+            re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else f"exit code {done.returncode}"
+        )
+        raise RuntimeError(why)
+    return done.stdout
 
 
 def _environment(inherit_path: bool) -> dict[str, str]:

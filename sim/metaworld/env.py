@@ -6,8 +6,8 @@ What the package does is left as it is: scenes, resets, success, scripted expert
   package then confines to the reach of the hand; the hand follows with a lag.
 * Neither object nor goal is in the state. The goal of `reach`, `push` and `pick-place` is a small coloured
   ball in the picture (one or two pixels at 64 px); elsewhere the object itself shows what is to be done.
-* Pictures come from the package's cameras, but without anti-aliasing, shadows and mirrors, with coarse round
-  shapes. The `corner` cameras are mounted upside down there, and stay so here.
+* Pictures come from the package's cameras, but (unless ``stock`` is asked for) without anti-aliasing, shadows
+  and mirrors, with coarse round shapes. The `corner` cameras are mounted upside down there, and stay so here.
 
 It needs an interpreter that has the package (`make metaworld`), but only from the first `reset` on.
 """
@@ -68,6 +68,7 @@ class MetaWorldEnv:
         image_size: int = 64,
         control_mode: str = "ee_delta",
         paraphrase: Paraphrase = "canonical",
+        render: str = "fast",
     ) -> None:
         """Prepare a suite; nothing is built before the first `reset`.
 
@@ -78,6 +79,7 @@ class MetaWorldEnv:
             control_mode: ``ee_delta``, the only one the package has.
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
+            render: ``fast`` for software rendering, or ``stock``, with the package's own quality settings.
 
         Raises:
             ValueError: if an argument is not one of these.
@@ -99,7 +101,10 @@ class MetaWorldEnv:
             )
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
+        if render not in ("fast", "stock"):
+            raise ValueError(unknown("way to render", render, ["fast", "stock"]))
         self._suite = suite
+        self._render = render
         self._paraphrase: Paraphrase = paraphrase
         self.spec = robot_spec(cameras, image_size)
         self.privileged_names = PRIVILEGED_NAMES
@@ -178,7 +183,7 @@ class MetaWorldEnv:
         sizes = {item.name: item.height for item in self.spec.cameras}
         if camera not in sizes:
             raise ValueError(unknown("camera of this environment", camera, list(sizes)))
-        return self._on_stage().render(camera, sizes[camera])
+        return self._on_stage().render(camera, sizes[camera], fast=self._render == "fast")
 
     def expert(self) -> Expert:
         """The package's scripted policy for the present episode, from its present state on."""
@@ -266,9 +271,10 @@ def make(
     image_size: int = 64,
     control_mode: Literal["ee_delta"] = "ee_delta",
     paraphrase: Paraphrase = "canonical",
+    render: str = "fast",
 ) -> MetaWorldEnv:
     """`MetaWorldEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.metaworld.env:make``."""
-    return MetaWorldEnv(suite, tuple(cameras), image_size, control_mode, paraphrase)
+    return MetaWorldEnv(suite, tuple(cameras), image_size, control_mode, paraphrase, render)
 
 
 def robot_spec(cameras: Sequence[str] = CAMERAS, image_size: int = 64) -> RobotSpec:

@@ -22,6 +22,7 @@ from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingIm
 from ..explosion import exploded
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+_FAST = {"offsamples": 0, "shadowsize": 0, "numslices": 10, "numstacks": 6}
 _MODEL_FIELDS = ("body_pos", "site_pos")  # what the package writes into its models
 
 
@@ -51,7 +52,9 @@ class Stage:
         self.policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
         self.observation: NDArray[np.float64] = np.zeros(0)
         self.actor: Actor | None = None
-        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._renderers: dict[tuple[int, bool], mujoco.Renderer] = {}
+        quality = self.env.model.vis.quality
+        self._stock = {name: getattr(quality, name) for name in _FAST}
         self.env._partially_observable = False
         vars(self.env).pop("sawyer_observation_space", None)  # cached while the goal was hidden
         self.env._set_task_called = True
@@ -102,23 +105,26 @@ class Stage:
         action: NDArray[np.float32] = self.policy.get_action(self.observation.copy())
         return np.clip(action, -1.0, 1.0)
 
-    def render(self, camera: str, size: int) -> NDArray[np.uint8]:
+    def render(self, camera: str, size: int, fast: bool = True) -> NDArray[np.uint8]:
         """One frame (size,size,3), oriented as in the package's own renderings.
+
+        Args:
+            camera: one of the package's.
+            size: pixels.
+            fast: without anti-aliasing, shadows and mirrors, with coarse round shapes; ten times the rate.
 
         Raises:
             RenderError: if there is no OpenGL.
         """
-        renderer = self._renderers.get(size) or self._open_renderer(size)
+        renderer = self._renderers.get((size, fast)) or self._open_renderer(size, fast)
         renderer.update_scene(self.env.data, camera)
         frame: NDArray[np.uint8] = renderer.render()
         return frame
 
-    def _open_renderer(self, size: int) -> mujoco.Renderer:
-        """Tuned for software rendering, ten times the package's rate: no anti-aliasing, shadows, mirrors."""
+    def _open_renderer(self, size: int, fast: bool) -> mujoco.Renderer:
         model = self.env.model
-        model.vis.quality.offsamples = 0
-        model.vis.quality.shadowsize = 0
-        model.vis.quality.numslices, model.vis.quality.numstacks = 10, 6
+        for name, value in (_FAST if fast else self._stock).items():
+            setattr(model.vis.quality, name, value)
         try:
             renderer = mujoco.Renderer(model, size, size)
         # What is missing decides which of these PyOpenGL and mujoco raise.
@@ -129,9 +135,10 @@ class Stage:
                 "On Debian or Ubuntu: apt-get install --no-install-recommends libegl1 libgl1\n"
                 "Then `regrip doctor` checks it."
             ) from error
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._renderers[size] = renderer
+        if fast:
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._renderers[size, fast] = renderer
         return renderer
 
     def save(self) -> bytes:

@@ -52,6 +52,7 @@ class TabletopEnv:
         control_mode: ControlMode = "ee_delta",
         paraphrase: Paraphrase = "canonical",
         perturb: str = "none",
+        render: str = "fast",
     ) -> None:
         """Build a suite's scene.
 
@@ -63,6 +64,7 @@ class TabletopEnv:
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
             perturb: ``none``, or one of `perturb.KINDS`.
+            render: ``fast`` for software rendering, or ``stock``: MuJoCo's default quality settings.
 
         Raises:
             ValueError: if an argument is not one of these.
@@ -82,13 +84,17 @@ class TabletopEnv:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if perturb != "none" and perturb not in perturbations.KINDS:
             raise ValueError(unknown("perturbation", perturb, ["none", *perturbations.KINDS]))
+        if render not in ("fast", "stock"):
+            raise ValueError(unknown("way to render", render, ["fast", "stock"]))
         self.suite = suite
         self._suite = load(suite)
         self._perturb = perturb
         self._look: perturbations.Look | None = None
         self._paraphrase: Paraphrase = paraphrase
         self._mode = control_mode
-        self._world = MujocoWorld(perturbations.scene_for(perturb, self._suite.scene), image_size)
+        self._world = MujocoWorld(
+            perturbations.scene_for(perturb, self._suite.scene), image_size, render == "fast"
+        )
         self._arm = ArmKinematics()
         self.spec = _spec(self._arm, control_mode, [Camera(name, image_size, image_size) for name in cameras])
         self._low = self.spec.action_low.astype(np.float64)
@@ -282,6 +288,7 @@ def make(
     control_mode: ControlMode = "ee_delta",
     paraphrase: Paraphrase = "canonical",
     perturb: str = "none",
+    render: str = "fast",
 ) -> Env:
     """An environment from JSON-able arguments; a worker calls it as ``regrip.sim.tabletop.env:make``.
 
@@ -292,11 +299,12 @@ def make(
         control_mode: see there.
         paraphrase: see there.
         perturb: see there.
+        render: see there.
     """
     from .several import SeveralSuites  # which imports this module
 
     envs = [
-        TabletopEnv(name, tuple(cameras), image_size, control_mode, paraphrase, perturb)
+        TabletopEnv(name, tuple(cameras), image_size, control_mode, paraphrase, perturb, render)
         for name in suites(suite)
     ]
     return envs[0] if len(envs) == 1 else SeveralSuites(envs)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -33,12 +34,22 @@ _BROKEN = (
 # One model per scene and one renderer per scene and size serve all the environments of a process: 24 of them
 # with a GL context each ran at a quarter of the speed and took 680 MB instead of 170. A renderer lives as
 # long as a world holds it.
-_renderers: WeakValueDictionary[tuple[str, int], mujoco.Renderer] = WeakValueDictionary()
+_renderers: WeakValueDictionary[tuple[str, int, bool], mujoco.Renderer] = WeakValueDictionary()
 
 
 @lru_cache(maxsize=8)
 def _compile(mjcf: str) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(mjcf)
+
+
+def _with_default_quality(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy that is drawn as MuJoCo draws by default: 4x multisampling, shadows, reflections."""
+    copied = copy.copy(model)
+    default = mujoco.MjModel.from_xml_string("<mujoco/>").vis.quality
+    for name in ("offsamples", "shadowsize", "numslices", "numstacks", "numquads"):
+        setattr(copied.vis.quality, name, getattr(default, name))
+    copied.light_castshadow[:] = True
+    return copied
 
 
 class RenderError(RuntimeError):
@@ -48,8 +59,9 @@ class RenderError(RuntimeError):
 class MujocoWorld:
     """Implements `World`; also what a controller drives: arm joints and position targets."""
 
-    def __init__(self, scene: Scene, image_size: int) -> None:
+    def __init__(self, scene: Scene, image_size: int, fast: bool = True) -> None:
         self.scene = scene
+        self._fast = fast
         self.model = _compile(scene.mjcf)  # shared: never to be written to
         self.data = mujoco.MjData(self.model)
         self._image_size = image_size
@@ -216,11 +228,12 @@ class MujocoWorld:
                     geom.rgba = np.array((*look.table, 1.0), np.float32)
 
     def _open_renderer(self) -> mujoco.Renderer:
-        key = (self.scene.mjcf, self._image_size)
+        key = (self.scene.mjcf, self._image_size, self._fast)
         if (shared := _renderers.get(key)) is not None:
             return shared
         try:
-            renderer = mujoco.Renderer(self.model, self._image_size, self._image_size)
+            model = self.model if self._fast else _with_default_quality(self.model)
+            renderer = mujoco.Renderer(model, self._image_size, self._image_size)
         # What is missing decides which of these PyOpenGL and mujoco raise.
         except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise RenderError(
@@ -229,9 +242,10 @@ class MujocoWorld:
                 "On Debian or Ubuntu: apt-get install --no-install-recommends libegl1 libgl1\n"
                 "Then `regrip doctor` checks it."
             ) from error
-        flags = renderer.scene.flags
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        if self._fast:
+            flags = renderer.scene.flags
+            flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         _renderers[key] = renderer
         return renderer
 

@@ -154,6 +154,7 @@ def test_object_and_goal_are_drawn_as_far_apart_as_the_package_wants() -> None:
         ({"image_size": 8}, "not within 32..480"),
         ({"control_mode": "joint_position"}, "set control_mode to 'ee_delta'"),
         ({"paraphrase": "canonicl"}, "did you mean 'canonical'"),
+        ({"render": "stok"}, "did you mean 'stock'"),
     ],
 )
 def test_what_does_not_exist_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -286,6 +287,19 @@ def test_pictures_are_oriented_as_the_packages_own(pool: WorkerPool, camera: str
     assert likeness(theirs) > 0.9
     turned = (theirs[::-1], theirs[:, ::-1], theirs[::-1, ::-1], theirs[..., ::-1])
     assert max(likeness(picture) for picture in turned) < likeness(theirs) - 0.1
+
+
+@needs_metaworld
+def test_stock_pictures_are_the_packages_own(pool: WorkerPool) -> None:
+    start = StartState(DRAWER.task, "test", 3)
+    fast = begin(pool, [0], [start]).observation.images["topview"][0]
+    kwargs = {"suite": "mt3", "image_size": 48, "render": "stock"}
+    with WorkerPool(FACTORY, kwargs, num_slots=1, num_workers=1, chunk_size=4, python=PYTHON) as stock:
+        ours = begin(stock, [0], [start]).observation.images["topview"][0]
+    large = np.frombuffer(base64.b64decode(reference(start, [])["picture"]), np.uint8)
+    theirs = large.reshape(48, 10, 48, 10, 3).mean((1, 3))
+    error, error_fast = (np.abs(one - theirs).mean() for one in (ours, fast))
+    assert error < 0.7 * error_fast
 
 
 @needs_metaworld

@@ -302,3 +302,24 @@ def test_workers_start_without_torch() -> None:
         env={"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path)},
         check=True,
     )
+
+
+def test_stock_pictures_have_shadows_and_smooth_edges_and_leave_the_fast_ones_as_they_are() -> None:
+    start = StartState("demo/lift_red", "train", 0)
+    frames, states = {}, {}
+    for name in ("fast", "stock", "fast again"):
+        env = make("demo", image_size=96, render=name.split()[0])
+        env.reset(start)
+        frames[name], states[name] = env.render("front"), env.state()
+        env.close()
+    np.testing.assert_array_equal(frames["fast"], frames["fast again"])
+    np.testing.assert_array_equal(states["fast"], states["stock"])
+    # The table is one colour where there is no shadow.
+    table = frames["fast"][-1, 0].astype(int)
+    darker = (frames["stock"].astype(int) < table - 25).all(-1) & (np.abs(frames["fast"] - table).max(-1) < 6)
+    assert darker.sum() > 50
+    assert len(np.unique(frames["stock"].reshape(-1, 3), axis=0)) > len(
+        np.unique(frames["fast"].reshape(-1, 3), axis=0)
+    )
+    with pytest.raises(ValueError, match="did you mean 'stock'"):
+        make("demo", render="stok")
