@@ -137,7 +137,8 @@ class GymEnv:
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step; `action` (A,) is clipped to the spec's limits.
 
-        An episode that the environment ends without success is over too, and counts as truncated.
+        An episode that the environment ends without success is over too, and counts as truncated; where the
+        simulation has broken down it is invalid.
 
         Raises:
             ValueError: if the action has another shape or is not finite.
@@ -155,9 +156,12 @@ class GymEnv:
         for _ in range(self._mapping.repeat):
             host.step(native)
             success, ended = host.succeeded(), host.terminated or host.truncated
-            if success or ended:
+            if success or ended or host.invalid:
                 break
         self._log.append(given)
+        if host.invalid:
+            self._over = True
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         truncated = not success and (ended or len(self._log) >= self.max_steps)
         self._over = success or truncated
         return EnvStep(float(success), success, truncated)

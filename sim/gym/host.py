@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.spaces.utils import flatdim, unflatten
 from numpy.typing import NDArray
 
+from ..explosion import exploded
 from .mapping import Mapping, MappingError, Place, Task, Vector, unknown
 
 Action = Any  # whatever the environment's action space holds
@@ -67,7 +68,7 @@ class Host:
         self._diverges_with = tuple(_exception(name, mapping.source) for name in mapping.diverges_with)
         self.observation: Any = None
         self.info: dict[str, Any] = {}
-        self.reward, self.terminated, self.truncated = 0.0, False, False
+        self.reward, self.terminated, self.truncated, self.invalid = 0.0, False, False, False
 
     def _import_modules(self) -> None:
         for module in self._mapping.modules:
@@ -99,7 +100,7 @@ class Host:
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed."""
         self.observation, self.info = self.env.reset(seed=seed)
-        self.reward, self.terminated, self.truncated = 0.0, False, False
+        self.reward, self.terminated, self.truncated, self.invalid = 0.0, False, False, False
         for _ in range(self._mapping.settle):
             self.step(np.array(self._mapping.settle_action))
 
@@ -108,8 +109,10 @@ class Host:
         try:
             self.observation, reward, terminated, truncated, self.info = self.env.step(self._action(native))
         except self._diverges_with:
-            self.reward, self.truncated = 0.0, True  # what was seen last stays
+            self.reward, self.invalid = 0.0, True  # what was seen last stays
             return
+        data = getattr(self.env.unwrapped, "data", None)  # of environments that stand on MuJoCo
+        self.invalid = hasattr(data, "qvel") and bool(exploded(data.qpos, data.qvel))
         self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
 
     def _action(self, native: NDArray[np.float64]) -> Action:

@@ -160,7 +160,7 @@ class Mapping:
         settle_action: in the environment's own units.
         simulator: attribute of the unwrapped environment that holds MuJoCo's ``model`` and ``data``.
         diverges_with: exceptions, ``module:Class``, by which the environment says that its simulation has
-            blown up; the episode is then over without success.
+            blown up; the episode is then invalid.
         skip: methods, below the unwrapped environment, that draw pictures nobody looks at.
     """
 

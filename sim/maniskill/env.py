@@ -156,6 +156,9 @@ class ManiSkillEnv:
         self._actions.append(given.copy())
         clipped = np.clip(given.astype(np.float64), self._low, self._high)
         success = stage.step(control.command(clipped, self.spec.control_mode, self._has_gripper))
+        if stage.exploded:
+            self._over = True
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         truncated = not success and len(self._actions) >= self.max_steps
         self._over = success or truncated
         return EnvStep(float(success), success, truncated)

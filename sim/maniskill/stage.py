@@ -16,6 +16,7 @@ import sapien  # pyright: ignore[reportMissingImports]
 import torch
 from numpy.typing import NDArray
 
+from ..explosion import exploded
 from .meshes import lighten
 
 Render = Literal["fast", "stock"]
@@ -82,6 +83,14 @@ class Stage:
         """One control step with an action in the package's units; True when the package says success."""
         info = self.env.step(action)[-1]
         return bool(info["success"].item())
+
+    @property
+    def exploded(self) -> bool:
+        """Whether the physics has broken down: of the arm, or of any actor."""
+        robot = self.env.agent.robot
+        actors = [actor.pose.raw_pose for actor in self.env.scene.state_dict_registry.actors.values()]
+        places = torch.cat([robot.get_qpos().flatten(), *(pose.flatten() for pose in actors)])
+        return bool(exploded(places.cpu().numpy(), robot.get_qvel().flatten().cpu().numpy()))
 
     def joints(self) -> NDArray[np.float32]:
         """Positions of all joints: seven of the arm (rad), then those of the fingers (m)."""

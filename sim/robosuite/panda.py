@@ -126,6 +126,9 @@ class PandaEnv:
             raise ValueError(f"action {given} is not 7 finite numbers (dx, dy, dz, rx, ry, rz, gripper)")
         success = stage.step(np.clip(given / UNIT, -1.0, 1.0))
         self._steps += 1
+        if stage.exploded:
+            self._over = True
+            return EnvStep(0.0, success=False, truncated=False, invalid=True)
         truncated = not success and self._steps >= self.max_steps
         self._over = success or truncated
         return EnvStep(float(success), success, truncated)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from robosuite.utils import transform_utils  # pyright: ignore[reportMissingImports]
 
 from ...datasets.starts import LATTICE_M, LATTICE_MODULUS, StartState
+from ..explosion import exploded
 from .picture import Pictures, Profile
 from .state import Memory
 from .tasks import Task
@@ -84,6 +85,12 @@ class Stage:
         """One control step, action (7,) in [-1, 1]; True when the package says success."""
         self.env.step(action[: self.env.action_dim])  # a tool without fingers has no seventh
         return bool(self.env._check_success())
+
+    @property
+    def exploded(self) -> bool:
+        """Whether the physics has broken down."""
+        data = self.env.sim.data
+        return bool(exploded(data.qpos, data.qvel))
 
     def proprioception(self) -> NDArray[np.float64]:
         """(8,) hand position (m), its rotation as the package's axis-angle (rad), both fingers (m)."""
