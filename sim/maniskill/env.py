@@ -8,7 +8,7 @@ What the package does is left as it is: scenes, resets, controllers, physics, su
   and puts its position into the observation; here it is seen.
 * Pictures come from the package's cameras, with its default shader; ``fast`` thins out large meshes,
   ``stock`` leaves them.
-* The package cannot restore the contacts of its physics, so a snapshot is the start and all actions since.
+* The package's own state does not restore bit for bit, so a snapshot is the start and all actions since.
 
 It needs an interpreter that has the package (`make maniskill`), but only from the first `reset` on.
 """
