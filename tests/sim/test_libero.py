@@ -306,6 +306,7 @@ def test_the_episode_and_its_conventions_are_the_packages_own(suite: str) -> Non
 
 
 @needs_assets
+@pytest.mark.slow
 def test_stock_pictures_are_the_packages_turned_by_180_degrees(pool: WorkerPool) -> None:
     chunk = chunks_of([SPATIAL], 0)
     with open_pool(num_slots=1, render="stock", image_size=96) as stock:

@@ -295,6 +295,7 @@ def test_the_episode_and_its_conventions_are_the_packages_own(pool: WorkerPool, 
 
 
 @needs_robosuite
+@pytest.mark.slow
 def test_stock_pictures_are_the_packages_pixels_and_fast_ones_are_oriented_alike(pool: WorkerPool) -> None:
     actions = np.tile(np.array([0.02, 0.03, -0.05, 0.0, 0.0, 0.3, 1.0], np.float32), (1, 4, 1))
     with open_pool(num_slots=1, render="stock", image_size=96) as stock:
