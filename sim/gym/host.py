@@ -65,6 +65,7 @@ class Host:
                 f"({', '.join(axis.name for axis in mapping.action)}), but {task.name} has {space}"
             )
         self._diverges_with = tuple(_exception(name, mapping.source) for name in mapping.diverges_with)
+        self._diverged = False
         self.observation: Any = None
         self.info: dict[str, Any] = {}
         self.reward, self.terminated, self.truncated = 0.0, False, False
@@ -98,6 +99,7 @@ class Host:
 
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed."""
+        self._diverged = False
         self.observation, self.info = self.env.reset(seed=seed)
         self.reward, self.terminated, self.truncated = 0.0, False, False
         for _ in range(self._mapping.settle):
@@ -108,7 +110,7 @@ class Host:
         try:
             self.observation, reward, terminated, truncated, self.info = self.env.step(self._action(native))
         except self._diverges_with:
-            self.reward, self.truncated = 0.0, True  # what was seen last stays
+            self.reward, self.truncated, self._diverged = 0.0, True, True  # what was seen last stays
             return
         self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
 
@@ -121,6 +123,8 @@ class Host:
         return unflatten(space, native)
 
     def succeeded(self) -> bool:
+        if self._diverged:
+            return False
         success = self._task.success
         values = self.find(success.place)
         return bool(values.size and success.at_least <= values.max() <= success.at_most)
