@@ -88,6 +88,7 @@ class TrainConfig:
         noise_correlation: likewise, of that noise over the steps of a chunk.
         initial_noise: likewise, scale of the flow's initial noise.
         execute: likewise, how many actions of a chunk are executed before the policy looks again.
+        final_learning_rate: share of the policy's learning rate that is left at the end, falling linearly.
         evaluate_every: iterations between evaluations on the select split.
         select_episodes: greedy episodes for each task of such an evaluation.
         test_episodes: episodes for each task of the evaluations on the test split, before and after.
@@ -122,6 +123,7 @@ class TrainConfig:
     noise_correlation: float | None = None
     initial_noise: float | None = None
     execute: int | None = None
+    final_learning_rate: float = 1.0
     evaluate_every: int = 5
     select_episodes: int = 12
     test_episodes: int = 30
@@ -231,6 +233,7 @@ def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory)
             rollouts, reward, row = gather(config, run, pool)
             pool.assist = 0.0
             clock.lap("collect")
+            set_learning_rate(config, run)
             row |= seen | describe(rollouts, reward) | learn(config, run, rollouts, reward)
             run.iteration += 1
             clock.lap("learn")
@@ -255,6 +258,18 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
     if config.final_noise_level is None:
         return first
     return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
+
+
+def set_learning_rate(config: TrainConfig, run: Run) -> None:
+    """The policy's, for this iteration: its optimiser's first group, whatever the algorithm."""
+    rates = {
+        "grpo": config.grpo.learning_rate,
+        "mpo": config.mpo.learning_rate,
+        "ppo": config.ppo.learning_rate,
+    }
+    first = rates[config.algorithm]
+    share = run.iteration / max(1, config.iterations - 1)
+    run.optimizer.param_groups[0]["lr"] = first * (1.0 + (config.final_learning_rate - 1.0) * share)
 
 
 def assist(config: TrainConfig, iteration: int) -> float:

@@ -112,7 +112,7 @@ class Host:
             self.reward, self.invalid = 0.0, True  # what was seen last stays
             return
         data = getattr(self.env.unwrapped, "data", None)  # of environments that stand on MuJoCo
-        self.invalid = hasattr(data, "qvel") and bool(exploded(data.qpos, data.qvel))
+        self.invalid = data is not None and hasattr(data, "qvel") and bool(exploded(data.qpos, data.qvel))
         self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
 
     def _action(self, native: NDArray[np.float64]) -> Action:
@@ -124,6 +124,8 @@ class Host:
         return unflatten(space, native)
 
     def succeeded(self) -> bool:
+        if self.invalid:
+            return False
         success = self._task.success
         values = self.find(success.place)
         return bool(values.size and success.at_least <= values.max() <= success.at_most)

@@ -102,6 +102,29 @@ def test_success_may_be_a_threshold_or_now_and_then(tmp_path: Path, condition: s
     assert env.step(np.zeros(2, np.float32)).success is after
 
 
+def test_a_simulation_that_blows_up_ends_its_episode_without_success(tmp_path: Path) -> None:
+    head = 'diverges_with = ["builtins:FloatingPointError"]\n'
+    text = GOOD.replace("info.is_success", "reward >= -0.01") + "kwargs = { sound_for = 3 }\n"
+    env = make(write(tmp_path, head + text), image_size=16)
+    env.reset(START)
+    assert not env.step(FORWARD).truncated
+    before = env.state()
+    outcome = env.step(FORWARD)
+    assert (outcome.success, outcome.truncated, outcome.invalid) == (False, False, True)
+    assert np.isfinite(env.state()).all()
+    assert not np.array_equal(env.state(), before), "one of the two steps went well"
+    env.reset(START)
+    assert not env.step(FORWARD).truncated
+    env = make(write(tmp_path, text), image_size=16)  # not announced: an error like any other
+    env.reset(START)
+    env.step(FORWARD)
+    with pytest.raises(FloatingPointError):
+        env.step(FORWARD)
+    env = make(write(tmp_path, 'diverges_with = ["builtins:Nothing"]\n' + text), image_size=16)
+    with pytest.raises(ValueError, match="'builtins:Nothing' is no exception"):
+        env.reset(START)
+
+
 def test_a_reset_may_be_followed_by_idle_steps(tmp_path: Path) -> None:
     env = make(write(tmp_path, "settle = 3\nsettle_action = [0.0, 1.0]\n" + GOOD), image_size=16)
     env.reset(START)

@@ -342,3 +342,23 @@ def test_experts_of_fetch_solve_held_out_starts(task: str, least: int) -> None:
     won = sum(demo.episode.outcome.success for demo in shown)
     print(task, Rate(won, 20))
     assert won >= least
+
+
+@pytest.mark.slow
+def test_a_simulation_that_blows_up_ends_its_episode_alone() -> None:
+    with open_pool("aloha", num_slots=2, chunk_size=50, cameras=[]) as pool:
+        start = StartState("aloha/transfer-cube", "train", 0)
+        pool.reset([0, 1], [start, start])
+        rest = pool.receive([0, 1]).observation.state[0]
+        wild = start.generator("wild").uniform(pool.spec.action_low, pool.spec.action_high, (6, 50, 14))
+        for chunk in wild:
+            pool.step([0, 1], np.stack([chunk, np.tile(rest, (50, 1))]).astype(np.float32))
+            result = pool.receive([0, 1])
+            if result.done.any():
+                break
+        assert result.done.tolist() == [True, False]
+        assert result.invalid.tolist() == [True, False]
+        assert not result.success.any()
+        assert np.isfinite(result.observation.state).all()
+        pool.reset([0], [start])
+        np.testing.assert_array_equal(pool.receive([0]).observation.state[0], rest)

@@ -23,11 +23,17 @@ class Dot(gymnasium.Env[dict[str, Any], Any]):
         space: of the actions: ``box``, ``dict`` (the same as dx and dy) or ``discrete`` (left, stay, right).
         forgetful: draw the start from an unseeded generator.
         channels_first: picture (3,8,12).
+        sound_for: steps after which the simulation blows up.
         pixels: a frame among the observations; without it they can only be had from `paint`.
     """
 
     def __init__(
-        self, space: str = "box", forgetful: bool = False, channels_first: bool = False, pixels: bool = True
+        self,
+        space: str = "box",
+        forgetful: bool = False,
+        channels_first: bool = False,
+        pixels: bool = True,
+        sound_for: int = 1000,
     ) -> None:
         one = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.action_space: spaces.Space[Any] = {
@@ -41,6 +47,7 @@ class Dot(gymnasium.Env[dict[str, Any], Any]):
         if pixels:
             known["pixels"] = spaces.Box(0, 255, shape, np.uint8)
         self.observation_space = spaces.Dict(known)
+        self.sound_for = sound_for
         self.forgetful, self.channels_first, self.pixels = forgetful, channels_first, pixels
         self.position = self.goal = np.zeros(2)
         self.num_steps, self.num_paintings = 0, 0
@@ -69,6 +76,8 @@ class Dot(gymnasium.Env[dict[str, Any], Any]):
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self.actions.append(action)
+        if self.num_steps >= self.sound_for:
+            raise FloatingPointError("the dot is everywhere")
         if isinstance(self.action_space, spaces.Discrete):
             push = np.array([float(action) - 1.0, 0.0])
         elif isinstance(self.action_space, spaces.Dict):
