@@ -187,7 +187,11 @@ def native(config: EnvConfig) -> EnvConfig:
 
 def has_expert(config: EnvConfig, task: str) -> bool:
     """Whether a scripted expert can demonstrate a task (``suite/task``)."""
-    return config.name != "gymnasium" or gym_tasks.has_expert(config.suite, task.split("/", 1)[1])
+    catalogue = importlib.import_module(CATALOGUES[config.name])
+    if not hasattr(catalogue, "has_expert"):  # all of them, then
+        return True
+    known: bool = catalogue.has_expert(config.suite, task.split("/", 1)[1])
+    return known
 
 
 def contract(config: EnvConfig) -> RobotSpec:

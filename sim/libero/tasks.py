@@ -65,3 +65,8 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
     """Every instruction of a suite, sorted; of one kind, or of all kinds if `paraphrase` is None."""
     kinds: tuple[Paraphrase, ...] = ("canonical", "train") if paraphrase is None else (paraphrase,)
     return sorted({text for task in load(suite).values() for kind in kinds for text in task.phrases(kind)})
+
+
+def has_expert(suite: str, task: str) -> bool:
+    """Whether a scripted expert can demonstrate the task (without its suite's name)."""
+    return False

@@ -203,6 +203,11 @@ def split_of_seed(seed: int) -> Split:
     return next(split for split, residues in _RESIDUES.items() if seed % LATTICE_MODULUS in residues)
 
 
+def has_expert(suite: str, task: str) -> bool:
+    """Whether a scripted expert can demonstrate the task (without its suite's name)."""
+    return task in SUITES["cubes"]
+
+
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """The message for a name that does not exist."""
     bare = name.removesuffix("-v1")

@@ -137,6 +137,11 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
     return sorted({text for task in load(suite).values() for kind in kinds for text in task.phrases(kind)})
 
 
+def has_expert(suite: str, task: str) -> bool:
+    """Whether a scripted expert can demonstrate the task (without its suite's name)."""
+    return load(suite)[task].has_expert
+
+
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """The message for a name that does not exist."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

@@ -7,7 +7,8 @@ import av
 import pytest
 from PIL import Image
 
-from regrip.launch import cli
+from regrip.launch import cli, environments
+from regrip.launch.environments import EnvConfig
 from regrip.sim.tabletop.tasks import load
 
 
@@ -46,3 +47,23 @@ def test_what_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFix
     assert "did you mean 'demo/lift_red'" in capsys.readouterr().err
     assert cli.main(["envs", "show", "lift_red"]) == 1
     assert "`regrip envs` lists all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "expected"),
+    [
+        ("tabletop", "goal/open_drawer", True),
+        ("metaworld", "mt10/reach", True),
+        ("robosuite", "robosuite/lift", True),
+        ("robosuite", "robosuite/door", False),
+        ("maniskill", "panda/PickCube", True),
+        ("maniskill", "panda/PlugCharger", False),
+        ("libero", "libero_goal/turn_on_the_stove", False),
+        ("gymnasium", "fetch/reach", True),
+        ("gymnasium", "pusht/push-t", False),
+    ],
+)
+def test_who_has_an_expert_is_known_without_the_simulator(name: str, task: str, expected: bool) -> None:
+    config = EnvConfig(name=name, suite=task.split("/")[0])  # type: ignore[arg-type]
+    assert task in environments.task_names(config)
+    assert environments.has_expert(config, task) is expected
