@@ -14,6 +14,7 @@ tenth of the resets.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import signal
@@ -36,7 +37,14 @@ from regrip.launch.progress import Progress
 from regrip.sim.collect import collect
 from regrip.sim.pool import WorkerPool
 
-SUITES = {"tabletop": "goal", "metaworld": "mt10"}
+SUITES = {
+    "tabletop": "goal",
+    "metaworld": "mt10",
+    "gymnasium": "fetch",
+    "robosuite": "blocks",
+    "maniskill": "cubes",
+    "libero": "libero_goal",
+}
 CHUNK = 5
 DEADLINE_S = 12.0
 
@@ -135,8 +143,8 @@ def main() -> int:
     args = parser.parse_args()
     wrong = 0
     for name in filter(available, args.only.split(",")):
-        config = EnvConfig(
-            name=name, suite=SUITES[name], workers=args.workers, slots=8, deadline_s=DEADLINE_S
+        config = environments.native(
+            EnvConfig(name=name, suite=SUITES[name], workers=args.workers, slots=8, deadline_s=DEADLINE_S)
         )
         tasks = environments.task_names(config)
         starts = [StartState(tasks[i % len(tasks)], "train", i) for i in range(args.episodes)]
@@ -149,9 +157,7 @@ def main() -> int:
             f"{rough_s:.0f} s with {shot} workers shot (counted: {counted}): "
             f"{'the same bytes' if calm == rough else f'DIFFERENT: {calm} and {rough}'}"
         )
-        curve = memory_curve(
-            EnvConfig(name=name, suite=SUITES[name], workers=1, slots=4), starts, args.resets
-        )
+        curve = memory_curve(dataclasses.replace(config, workers=1, slots=4), starts, args.resets)
         grown = curve[-1] / curve[0] - 1
         wrong += grown > 0.1
         print(

@@ -60,7 +60,7 @@ def test_what_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFix
         ("maniskill", "panda/PlugCharger", False),
         ("libero", "libero_goal/turn_on_the_stove", False),
         ("gymnasium", "fetch/reach", True),
-        ("gymnasium", "pusht/push-t", False),
+        ("gymnasium", "pusht/push", False),
     ],
 )
 def test_who_has_an_expert_is_known_without_the_simulator(name: str, task: str, expected: bool) -> None:
