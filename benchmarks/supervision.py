@@ -81,7 +81,9 @@ def play(
 ) -> tuple[str, int, list[str], float]:
     """Digest of all episodes, workers shot, the kinds of incidents that were counted, and the seconds."""
     draw = counter_generator("supervision", config.name)
-    moments = sorted(int(one) for one in draw.choice(np.arange(1, len(starts)), incidents, replace=False))
+    moments = sorted(
+        int(one) for one in draw.choice(np.arange(1, len(starts) - config.slots), incidents, replace=False)
+    )
     shot = 0
     began = time.monotonic()
     with environments.open_pool(config, CHUNK) as pool, Progress(f"{config.name}, {incidents} lost") as bar:
@@ -101,6 +103,9 @@ def play(
             pool, Wandering(pool.spec), starts, range(len(starts)),
             run_key=("supervision",), greedy=False, policy_version=0, on_episode=disturb,
         )  # fmt: skip
+        every = range(pool.num_slots)  # a worker that was shot when nothing was left to do is missed only now
+        pool.reset(every, [starts[0]] * pool.num_slots)
+        pool.receive(every)
         kinds = [incident.kind for incident in pool.incidents]
     assert len(rollouts) == len(starts), "one episode a start"
     return digest(rollouts), shot, kinds, time.monotonic() - began
