@@ -46,7 +46,7 @@ class BatchedArm:
         self._damping = tensor(control.DAMPING)
 
     def at(self, joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Position (N,3), quaternion (N,4) and Jacobian (N,6,7), linear rows first, of the tool centre point."""
+        """The tool centre point: position (N,3), quaternion (N,4), Jacobian (N,6,7), linear rows first."""
         count = len(joints)
         position = joints.new_zeros(count, 3)
         quaternion = joints.new_zeros(count, 4)
