@@ -13,12 +13,25 @@ from typing import Any, Literal
 
 from ..datasets.spec import RobotSpec
 from ..sim import perturb
+from ..sim.genesis import env as genesis
+from ..sim.genesis.env import GenesisEnv
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
+from ..sim.tabletop.env import CAMERAS, robot_spec
 from ..sim.worker import resolve
 
-FACTORIES = {"tabletop": "regrip.sim.tabletop.env:make", "metaworld": "regrip.sim.metaworld.env:make"}
-CATALOGUES = {"tabletop": "regrip.sim.tabletop.tasks", "metaworld": "regrip.sim.metaworld.tasks"}
+FACTORIES = {
+    "tabletop": "regrip.sim.tabletop.env:make",
+    "metaworld": "regrip.sim.metaworld.env:make",
+    "genesis": "regrip.sim.genesis.env:GenesisEnv",
+}
+CATALOGUES = {
+    "tabletop": "regrip.sim.tabletop.tasks",
+    "metaworld": "regrip.sim.metaworld.tasks",
+    "genesis": "regrip.sim.tabletop.tasks",
+}
+# Simulators whose slots are all in one scene in this process: no workers, hence no `Env` for each slot.
+IN_PROCESS = ("genesis",)
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
 INTERPRETERS = {"metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON")}
 
@@ -35,13 +48,14 @@ class EnvConfig:
         control_mode: what an action means, see `RobotSpec`.
         paraphrase: which wording of the instructions is used.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
-        workers: processes; results do not depend on it. 0 takes one for each core.
+        workers: processes; results do not depend on it. 0 takes one for each core; genesis has none.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
         deadline_s: a worker that answers no call for so long is killed and its episodes replayed.
         memory_limit_mb: address space of a worker; 0 for no limit.
+        device: of the simulator; only genesis can use `cuda`.
     """
 
-    name: Literal["tabletop", "metaworld"] = "tabletop"
+    name: Literal["tabletop", "metaworld", "genesis"] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
@@ -52,10 +66,20 @@ class EnvConfig:
     slots: int = 48
     deadline_s: float = 60.0
     memory_limit_mb: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.device != "cpu" and self.name != "genesis":
+            raise ValueError(f"--env.device is {self.device}, but {self.name} runs on the CPU: leave it out")
+
+
+Pool = WorkerPool | GenesisEnv
 
 
 def perturbations(name: str) -> dict[str, str]:
     """Kinds of perturbation that a simulator's environments know, and what each does."""
+    if name == "genesis":
+        return {kind: tabletop.KINDS[kind] for kind in genesis.KINDS}
     return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
 
 
@@ -118,6 +142,8 @@ def interpreter(config: EnvConfig) -> Path | None:
 
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
+    if config.name == "genesis":
+        return robot_spec(config.control_mode, CAMERAS, config.image_size)
     target, kwargs = factory(config)
     env = resolve(target)(**kwargs)
     spec = env.spec
@@ -125,9 +151,13 @@ def contract(config: EnvConfig) -> RobotSpec:
     return spec
 
 
-def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
-    """Start the workers."""
+def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
+    """Start the workers, or build the scene that holds all slots."""
     target, kwargs = factory(config)
+    if config.name in IN_PROCESS:
+        return GenesisEnv(
+            **kwargs, num_slots=config.slots, chunk_size=chunk_size, device=config.device, expert=expert
+        )
     if expert:
         target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}
     return WorkerPool(

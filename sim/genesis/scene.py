@@ -27,19 +27,18 @@ from ..tabletop.tasks import unknown
 Array = NDArray[np.float64]
 Fidelity = Literal["standard", "mujoco"]
 FIDELITIES: tuple[Fidelity, ...] = get_args(Fidelity)
-"""``standard``: single precision, Genesis's own contacts. ``mujoco``: double precision and the settings under which
-Genesis follows MuJoCo's arithmetic, to compare the two."""
+"""``standard``: single precision, Genesis's own contacts. ``mujoco``: double precision and the settings under
+which Genesis follows MuJoCo's arithmetic, to compare the two."""
 
 NUM_ARM = 7
 NUM_DRIVEN = 9  # the arm and two fingers, first in the file
 
-# Chosen so that pictures resemble MuJoCo's of the same scene (benchmarks/sim_to_sim.py draws them side by side):
-# its lamp, a second one where the headlight of the front camera would be, and ambient light.
-_LIGHTS: tuple[tuple[tuple[float, float, float], float], ...] = (
-    ((-0.25, -0.3, -1.0), 1.75),
-    ((-0.70, 0.0, -0.70), 0.75),
-)
-_AMBIENT = 0.28
+# Fitted to MuJoCo's pictures of the same scene: its lamp, its headlight, and ambient light. MuJoCo's
+# headlight goes with the camera; ours is turned for each camera (one direction for all environments).
+_LAMP: tuple[tuple[float, float, float], float] = ((-0.25, -0.3, -1.0), 2.46)
+_HEADLIGHT: tuple[tuple[float, float, float], float] = ((-0.772, 0.0, -0.636), 1.50)
+_HEADLIGHT_OF = {"front": _HEADLIGHT[0], "wrist": (0.0, 0.0, -1.0)}
+_AMBIENT = 0.32
 _SKY = (0.80, 0.86, 0.92)
 _NEAR_M, _FAR_M = 0.02, 10.0
 
@@ -54,8 +53,8 @@ def _import() -> Any:
         import genesis
     except ImportError as error:
         raise GenesisError(
-            f"Genesis cannot be imported ({error}): `make genesis` makes .venv-genesis, an interpreter that has it; "
-            "run regrip from there (docs/genesis.md)"
+            f"Genesis cannot be imported ({error}): `make genesis` makes .venv-genesis, an interpreter that "
+            "has it; run .venv-genesis/bin/regrip (docs/genesis.md)"
         ) from error
     sys.excepthook = hook  # it puts its own in place
     return genesis
@@ -84,8 +83,8 @@ def start(device: str, fidelity: Fidelity) -> Any:
         _started = wanted
     elif _started != wanted:
         raise GenesisError(
-            f"Genesis runs in this process with (device, precision) {_started}, now asked for {wanted}: it cannot "
-            "change; use another process"
+            f"Genesis runs in this process with (device, precision) {_started}, now asked for {wanted}: it "
+            "cannot change; use another process"
         )
     return gs
 
@@ -112,8 +111,8 @@ class Poses:
 class GenesisScene:
     """`num_envs` copies of a tabletop scene.
 
-    Contacts are those of the last physics step (5 ms before the poses; MuJoCo's are up to date), and none right
-    after `place`.
+    Contacts are those of the last physics step (5 ms before the poses; MuJoCo's are up to date), and none
+    right after `place`.
 
     Attributes:
         num_envs: N.
@@ -170,7 +169,7 @@ class GenesisScene:
             }
         lights = [
             {"type": "directional", "dir": direction, "color": (1.0, 1.0, 1.0), "intensity": intensity}
-            for direction, intensity in _LIGHTS
+            for direction, intensity in (_LAMP, _HEADLIGHT)
         ]
         self._gs_scene = gs.Scene(
             show_viewer=False,
@@ -196,9 +195,13 @@ class GenesisScene:
         self._gs_scene.add_entity(gs.morphs.MJCF(file=things), surface=flat)
         self._cameras = {name: self._add_camera(name, image_size) for name in cameras}
         if self._batched_pictures and cameras:
-            for direction, intensity in _LIGHTS:
+            for direction, intensity in (_LAMP, _HEADLIGHT):
                 self._gs_scene.add_light(
-                    pos=(0.0, 0.0, 2.0), dir=direction, intensity=intensity, directional=True, castshadow=False
+                    pos=(0.0, 0.0, 2.0),
+                    dir=direction,
+                    intensity=intensity,
+                    directional=True,
+                    castshadow=False,
                 )
         self._gs_scene.build(n_envs=num_envs)
         self._solver = self._gs_scene.sim.rigid_solver
@@ -219,9 +222,7 @@ class GenesisScene:
         self._nominal = self._read_nominal() if per_env_physics else None
         self.failed = np.zeros(num_envs, dtype=np.bool_)
         self._touch_valid = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._touch = torch.zeros(
-            num_envs, self._num_links**2, dtype=torch.bool, device=self.device
-        )
+        self._touch = torch.zeros(num_envs, self._num_links**2, dtype=torch.bool, device=self.device)
         self._pristine = self.get_state([0])
 
     # Arrays ------------------------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ class GenesisScene:
     def refresh(self) -> None:
         """Recompute all poses from the joints.
 
-        Always by the same kernel, after a step too: else the last bit would tell whether a state was restored.
+        Always by the same kernel, after a step too: the last bit must not tell whether a state was restored.
         """
         self._solver._is_forward_pos_updated = False
         self._solver._is_forward_vel_updated = False
@@ -329,6 +330,10 @@ class GenesisScene:
         self._entity.control_dofs_position(given[:, :NUM_DRIVEN], self._driven, index)
         self._touch_valid[index] = False
         self.refresh()
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Put environments that came apart back into the state in which the scene was built."""
+        self.set_state(rows, self._pristine.expand(len(rows), -1))
 
     def command(self, joints: Tensor, gripper_width: Tensor, rows: Tensor) -> None:
         """Position targets of the arm (n,7) and of the gripper (n,), metres between the pads."""
@@ -383,7 +388,9 @@ class GenesisScene:
             RuntimeError: if the scene was built without `per_env_physics`.
         """
         if self._nominal is None:
-            raise RuntimeError("this scene has one set of masses and gains: build it with per_env_physics=True")
+            raise RuntimeError(
+                "this scene has one set of masses and gains: build it with per_env_physics=True"
+            )
         index = torch.as_tensor(rows, device=self.device)
 
         def column(values: Array) -> Tensor:
@@ -423,10 +430,21 @@ class GenesisScene:
         transform[:, :3, 3] = self.position[:, link].cpu().numpy()
         transform[:, :3, :3] = _matrices(self.quaternion[:, link].cpu().numpy().astype(np.float64))
         eye.set_pose(transform=transform @ mounted)
+        if not self._batched_pictures:
+            self._turn_headlight(_HEADLIGHT_OF[camera])
         frames, *_ = eye.render(rgb=True, force_render=True)
         if not isinstance(frames, Tensor):
             frames = torch.from_numpy(np.ascontiguousarray(frames))
         return frames.reshape(self.num_envs, *frames.shape[-3:])[..., :3]
+
+    def _turn_headlight(self, direction: tuple[float, float, float]) -> None:
+        drawn = self._gs_scene.visualizer._context._scene
+        node = min(drawn.directional_light_nodes, key=lambda node: node.light.intensity)
+        pose = np.eye(4)
+        back = -np.array(direction) / np.linalg.norm(direction)
+        side = np.cross((0.0, 1.0, 0.0), back)
+        pose[:3, :3] = np.stack((side, np.cross(back, side), back), 1)
+        drawn.set_pose(node, pose)
 
     def close(self) -> None:
         """Let go of the scene; Genesis itself stays up for the next one."""
