@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..datasets.spec import RobotSpec
-from ..sim import perturb
-from ..sim.genesis import env as genesis
-from ..sim.genesis.env import GenesisEnv
+from ..sim import genesis, perturb
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
-from ..sim.tabletop.env import CAMERAS, robot_spec
 from ..sim.worker import resolve
+
+if TYPE_CHECKING:  # what needs torch and a simulator is imported where it is opened
+    from ..sim.genesis.env import GenesisEnv
+
+    Pool = WorkerPool | GenesisEnv
 
 FACTORIES = {
     "tabletop": "regrip.sim.tabletop.env:make",
@@ -73,9 +76,6 @@ class EnvConfig:
             raise ValueError(f"--env.device is {self.device}, but {self.name} runs on the CPU: leave it out")
 
 
-Pool = WorkerPool | GenesisEnv
-
-
 def perturbations(name: str) -> dict[str, str]:
     """Kinds of perturbation that a simulator's environments know, and what each does."""
     if name == "genesis":
@@ -128,6 +128,11 @@ def interpreter(config: EnvConfig) -> Path | None:
     Raises:
         FileNotFoundError: if the simulator has one of its own, and it is not there.
     """
+    if config.name in IN_PROCESS and importlib.util.find_spec(config.name) is None:
+        raise FileNotFoundError(
+            f"{config.name} is not installed beside this Python: type `make {config.name}` in the repository "
+            f"and run .venv-{config.name}/bin/regrip (docs/{config.name}.md)"
+        )
     if config.name not in INTERPRETERS:
         return None
     target, default, variable = INTERPRETERS[config.name]
@@ -142,7 +147,9 @@ def interpreter(config: EnvConfig) -> Path | None:
 
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
-    if config.name == "genesis":
+    if config.name in IN_PROCESS:
+        from ..sim.tabletop.env import CAMERAS, robot_spec
+
         return robot_spec(config.control_mode, CAMERAS, config.image_size)
     target, kwargs = factory(config)
     env = resolve(target)(**kwargs)
@@ -155,6 +162,8 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
     """Start the workers, or build the scene that holds all slots."""
     target, kwargs = factory(config)
     if config.name in IN_PROCESS:
+        from ..sim.genesis.env import GenesisEnv
+
         return GenesisEnv(
             **kwargs, num_slots=config.slots, chunk_size=chunk_size, device=config.device, expert=expert
         )

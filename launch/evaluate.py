@@ -131,7 +131,7 @@ class Options:
         workers: simulator processes; the result does not depend on it. 0 takes one for each core.
         slots: environments that are played at once.
         threads: of the policy on a CPU; beside the workers, more only wait for each other.
-        device: `cpu` or `cuda`.
+        device: of the policy, and of genesis: `cpu` or `cuda`.
         videos: record the first so many start states of each task.
         out: result file; by default in runs/eval/.
     """
@@ -255,6 +255,7 @@ def environment_for(spec: RobotSpec, options: Options) -> EnvConfig:
             "paraphrase": options.paraphrase,
             "workers": options.workers,
             "slots": options.slots,
+            "device": options.device if options.env in environments.IN_PROCESS else "cpu",
         },
         "regrip eval",
     )

@@ -25,7 +25,6 @@ from ..rewards.diagnostics import auc
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
 from ..sim.collect import collect
-from ..sim.pool import WorkerPool
 from ..vla import advantages, grpo, mpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
@@ -178,7 +177,7 @@ class Run:
         self.best_select = float(meta["best_select"])
 
 
-def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory) -> bool:
+def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory) -> bool:
     """The training loop, from `run.iteration` to the end.
 
     Returns:
@@ -221,7 +220,7 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
 
 
 def gather(
-    config: TrainConfig, run: Run, pool: WorkerPool
+    config: TrainConfig, run: Run, pool: environments.Pool
 ) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
     """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
     torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
@@ -306,7 +305,7 @@ def load_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
 
 
 def choose_checkpoint(
-    config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory
+    config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory
 ) -> dict[str, float]:
     """Measure on the select split; hand the policy on if it is the best so far."""
     torch.set_num_threads(1)
@@ -352,7 +351,7 @@ def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     return found
 
 
-def note_incidents(iteration: int, pool: WorkerPool, folder: RunDirectory) -> dict[str, float]:
+def note_incidents(iteration: int, pool: environments.Pool, folder: RunDirectory) -> dict[str, float]:
     """Write down the workers that were lost since the last call; returns how many of each kind."""
     counts: dict[str, float] = {}
     for incident in pool.incidents:
@@ -543,7 +542,7 @@ def begin(config: TrainConfig) -> Run:
 
 
 def measure_and_film(
-    config: TrainConfig, policy_name: str, pool: WorkerPool, folder: RunDirectory, when: str
+    config: TrainConfig, policy_name: str, pool: environments.Pool, folder: RunDirectory, when: str
 ) -> None:
     """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
     torch.set_num_threads(1)

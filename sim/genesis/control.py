@@ -81,8 +81,8 @@ class BatchedArm:
 
     def _damped_inverse(self, jacobian: Tensor, twist: Tensor) -> Tensor:
         gram = jacobian @ jacobian.transpose(1, 2) + self._damping
-        solved: Tensor = (jacobian.transpose(1, 2) @ torch.linalg.solve(gram, twist[..., None]))[..., 0]
-        return solved
+        solved: Tensor = jacobian.transpose(1, 2) @ torch.linalg.solve(gram, twist[..., None])
+        return solved.squeeze(-1)
 
 
 # Quaternions (...,4) as w, x, y, z, and rotation vectors (...,3); see `tabletop.rotation`.
@@ -110,7 +110,7 @@ def conjugate(q: Tensor) -> Tensor:
 def rotate(q: Tensor, vector: Tensor) -> Tensor:
     """`vector` (3,) or (N,3) turned by `q` (N,4)."""
     scalar, part = q[..., :1], q[..., 1:]
-    twice = 2 * torch.linalg.cross(part, vector.expand_as(part))
+    twice: Tensor = 2 * torch.linalg.cross(part, vector.expand_as(part))
     return vector + scalar * twice + torch.linalg.cross(part, twice)
 
 
@@ -126,4 +126,5 @@ def rotation_vector(q: Tensor) -> Tensor:
     q = torch.where(q[..., :1] < 0, -q, q)
     sine = torch.linalg.vector_norm(q[..., 1:], dim=-1, keepdim=True)
     scale = torch.where(sine < _TINY, 0.0, 2 * torch.atan2(sine, q[..., :1]) / sine.clamp_min(_TINY))
-    return q[..., 1:] * scale
+    vector: Tensor = q[..., 1:] * scale
+    return vector

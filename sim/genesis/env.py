@@ -26,13 +26,11 @@ from ..tabletop.env import CAMERAS, Beginning, check_arguments, draw, privileged
 from ..tabletop.experts import Expert
 from ..tabletop.goals import Memory
 from ..tabletop.tasks import Paraphrase, Task, load
+from . import KINDS
 from .control import BatchedArm
 from .physics import Variation
 from .scene import NUM_ARM, Fidelity, GenesisScene, Poses
 from .world import EnvWorld
-
-KINDS = ("texture", "robot", "layout", "distractors")
-"""The perturbations of `tabletop.perturb` that are known here: of the scene, not of the picture."""
 
 _SNAPSHOT = "regrip genesis 1"
 
@@ -380,8 +378,8 @@ class GenesisEnv:
         """Execute the chunks of these slots; the others that are in an episode stand still."""
         waiting = [n for n, slot in enumerate(self._slots) if slot.playing and not slot.due]
         held = self.scene.get_state(waiting) if waiting else None
-        actions = np.stack([chunk for n in acting if (chunk := self._slots[n].chunk) is not None])
-        actions = np.clip(actions.astype(np.float64), self._low, self._high)
+        chunks = np.stack([chunk for n in acting if (chunk := self._slots[n].chunk) is not None])
+        actions: NDArray[np.float64] = np.clip(chunks.astype(np.float64), self._low, self._high)
         self._executed[acting], self._reward[acting], self._success[acting] = 0, 0.0, False
         going = list(range(len(acting)))  # rows of `actions` whose episode is not over
         for index in range(self.chunk_size):

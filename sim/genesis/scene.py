@@ -288,7 +288,7 @@ class GenesisScene:
         for view in (*self._state, self._touch):
             shape = (len(rows), *view.shape[1:])
             count = int(np.prod(shape[1:], dtype=np.int64)) * view.element_size()
-            piece = state[:, first : first + count].contiguous()
+            piece = state[:, first : first + count].reshape(-1).clone()  # a copy, for it must be aligned
             view[index] = piece.view(view.dtype).reshape(shape)
             first += count
         self._touch_valid[index] = True

@@ -34,10 +34,10 @@ class EnvWorld:
         return self._poses
 
     def position(self, body: str) -> Array:
-        return self.poses.position[self._row, self._body[body]].copy()
+        return np.array(self.poses.position[self._row, self._body[body]])
 
     def quaternion(self, body: str) -> Array:
-        return self.poses.quaternion[self._row, self._body[body]].copy()
+        return np.array(self.poses.quaternion[self._row, self._body[body]])
 
     def speed(self, body: str) -> float:
         dof = self._dof[body]
