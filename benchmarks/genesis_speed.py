@@ -1,11 +1,12 @@
 """How many control steps a second Genesis plays, over the number of environments, beside our MuJoCo pool.
 
-    .venv-genesis/bin/python benchmarks/genesis_speed.py                       # 1 to 1,024 environments on the CPU
+    .venv-genesis/bin/python benchmarks/genesis_speed.py               # 1 to 1,024 environments on the CPU
     .venv-genesis/bin/python benchmarks/genesis_speed.py --device cuda --most 8192
 
-All play the demo suite: random motions in chunks of five and, where there are pictures, two cameras after every
-chunk. A rate is control steps (50 ms, ten physics steps) per second: of CPU time, summed over all processes,
-and of wall time, which means something on an idle machine only. With a GPU only the second is printed.
+All play the demo suite: random motions in chunks of five and, where there are pictures, two cameras after
+every chunk. A rate is control steps (50 ms, ten physics steps) per second: of CPU time, summed over all
+processes, and of wall time, which means something on an idle machine only. With a GPU only the second is
+printed.
 """
 
 from __future__ import annotations

@@ -43,20 +43,20 @@ Array = NDArray[np.float64]
 ARM = slice(0, 7)
 
 
-def expert_actions(starts: Sequence[StartState]) -> tuple[list[Array], list[bool]]:
-    """What the expert did in MuJoCo, (T,7) for each start, and whether it succeeded."""
+def expert_actions(starts: Sequence[StartState]) -> list[Array]:
+    """What the expert did in MuJoCo, (T,7) for each start."""
     env = TabletopEnv(starts[0].suite, cameras=())
-    found, success = [], []
+    found = []
     for start in starts:
         env.reset(start)
-        expert, actions, done = env.expert(), [], False
-        while not done:
+        expert, actions = env.expert(), []
+        while True:
             actions.append(expert.act().astype(np.float64))
             outcome = env.step(actions[-1].astype(np.float32))
-            done = outcome.success or outcome.truncated
+            if outcome.success or outcome.truncated:
+                break
         found.append(np.array(actions))
-        success.append(outcome.success)
-    return found, success
+    return found
 
 
 def gentle_actions(starts: Sequence[StartState]) -> list[Array]:
@@ -116,7 +116,7 @@ def compare_paths(episodes: int, fidelity: Fidelity) -> None:
     suite = load("demo")
     address = MujocoWorld(suite.scene, 64)._qpos
     gentle = gentle_actions(starts)
-    recorded, _ = expert_actions(starts)
+    recorded = expert_actions(starts)
     for name, actions in (("gentle, in the air", gentle), ("the expert's actions", recorded)):
         theirs, contacts = mujoco_paths(starts, actions)
         ours = genesis_paths(starts, actions, fidelity)

@@ -111,7 +111,8 @@ def rotate(q: Tensor, vector: Tensor) -> Tensor:
     """`vector` (3,) or (N,3) turned by `q` (N,4)."""
     scalar, part = q[..., :1], q[..., 1:]
     twice: Tensor = 2 * torch.linalg.cross(part, vector.expand_as(part))
-    return vector + scalar * twice + torch.linalg.cross(part, twice)
+    turned: Tensor = vector + scalar * twice + torch.linalg.cross(part, twice)
+    return turned
 
 
 def from_vector(vector: Tensor) -> Tensor:

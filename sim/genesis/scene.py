@@ -3,8 +3,8 @@
 The only module that imports genesis. Everything batched is (N,...) with a row for each environment.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (genesis and mujoco are imported without stubs)
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# (mujoco is a compiled module without stubs; genesis lives in an interpreter of its own)
 
 from __future__ import annotations
 
