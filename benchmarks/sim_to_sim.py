@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,10 +38,23 @@ from regrip.sim.tabletop import control
 from regrip.sim.tabletop.env import TabletopEnv, draw
 from regrip.sim.tabletop.kinematics import ArmKinematics
 from regrip.sim.tabletop.mujoco_world import MujocoWorld
+from regrip.sim.tabletop.scenes import Scene
 from regrip.sim.tabletop.tasks import load, task_names
 
 Array = NDArray[np.float64]
 ARM = slice(0, 7)
+
+
+class StrongScene(Scene):
+    """A scene whose motors have no force limit."""
+
+    @property
+    def mjcf(self) -> str:
+        return re.sub(r'forcerange="[^"]*"', 'forcerange="-10000 10000"', super().mjcf)
+
+
+def strong(scene: Scene) -> Scene:
+    return StrongScene(scene.things, scene.front_camera, scene.assets, scene.table_material)
 
 
 def expert_actions(starts: Sequence[StartState]) -> list[Array]:
@@ -65,10 +79,12 @@ def gentle_actions(starts: Sequence[StartState]) -> list[Array]:
     return [np.tile(one, (40, 1)) for _ in starts]
 
 
-def mujoco_paths(starts: Sequence[StartState], actions: Sequence[Array]) -> tuple[list[Array], list[int]]:
+def mujoco_paths(
+    scene: Scene, starts: Sequence[StartState], actions: Sequence[Array]
+) -> tuple[list[Array], list[int]]:
     """Joint positions (T,nq) after each control step, and the step of the hand's first contact."""
     suite = load(starts[0].suite)
-    world, arm = MujocoWorld(suite.scene, 64), ArmKinematics()
+    world, arm = MujocoWorld(scene, 64), ArmKinematics()
     bodies = ["table", *(prop.name for prop in suite.scene.things)]
     bodies += [f"{name}/cap" for name in bodies if "button" in name]
     paths, contacts = [], []
@@ -88,24 +104,26 @@ def mujoco_paths(starts: Sequence[StartState], actions: Sequence[Array]) -> tupl
     return paths, contacts
 
 
-def genesis_paths(starts: Sequence[StartState], actions: Sequence[Array], fidelity: Fidelity) -> list[Array]:
+def genesis_paths(
+    scene: Scene, starts: Sequence[StartState], actions: Sequence[Array], fidelity: Fidelity
+) -> list[Array]:
     """The same in Genesis, all starts at once; each hand goes by the joints measured there."""
     suite, count = load(starts[0].suite), len(starts)
-    scene, arm = GenesisScene(suite.scene, count, fidelity=fidelity), BatchedArm()
+    built, arm = GenesisScene(scene, count, fidelity=fidelity), BatchedArm()
     begins = [draw(start, suite, suite.scene, "canonical", "none") for start in starts]
     rows = torch.arange(count)
     arms = np.stack([begin.arm for begin in begins])
-    scene.place(range(count), arms, control.WIDTH_MAX_M, [begin.layout for begin in begins])
+    built.place(range(count), arms, control.WIDTH_MAX_M, [begin.layout for begin in begins])
     longest = max(len(sequence) for sequence in actions)
     padded = torch.from_numpy(
         np.stack([np.pad(sequence, ((0, longest - len(sequence)), (0, 0)), "edge") for sequence in actions])
     )
     path = []
     for step in range(longest):
-        joints = arm.ee_delta_targets(padded[:, step], scene.qpos[:, :7].double())
-        scene.command(joints, padded[:, step, -1], rows)
-        scene.advance()
-        path.append(scene.poses().qpos)
+        joints = arm.ee_delta_targets(padded[:, step], built.qpos[:, :7].double())
+        built.command(joints, padded[:, step, -1], rows)
+        built.advance()
+        path.append(built.poses().qpos)
     whole = np.stack(path, 1)
     return [whole[row, : len(sequence)] for row, sequence in enumerate(actions)]
 
@@ -117,9 +135,13 @@ def compare_paths(episodes: int, fidelity: Fidelity) -> None:
     address = MujocoWorld(suite.scene, 64)._qpos
     gentle = gentle_actions(starts)
     recorded = expert_actions(starts)
-    for name, actions in (("gentle, in the air", gentle), ("the expert's actions", recorded)):
-        theirs, contacts = mujoco_paths(starts, actions)
-        ours = genesis_paths(starts, actions, fidelity)
+    for name, scene, actions in (
+        ("gentle, in the air", suite.scene, gentle),
+        ("the expert's actions", suite.scene, recorded),
+        ("the expert's actions, motors without a limit", strong(suite.scene), recorded),
+    ):
+        theirs, contacts = mujoco_paths(scene, starts, actions)
+        ours = genesis_paths(scene, starts, actions, fidelity)
         apart = [np.abs(a - b) for a, b in zip(ours, theirs, strict=True)]
         air = np.array(
             [d[:contact, ARM].max(initial=0.0) for d, contact in zip(apart, contacts, strict=True)]
