@@ -297,3 +297,22 @@ def test_experts_demonstrate_every_task() -> None:
     assert [demo.episode.outcome.success for demo in demos] == [True] * 8
     assert all(demo.clean.all() and len(demo.episode) < 40 for demo in demos)
     assert all(demo.episode.images["wrist"].std() > 10 for demo in demos)
+
+
+@needs_genesis
+@pytest.mark.slow
+def test_varied_physics_comes_back_with_a_snapshot() -> None:
+    """Masses, gains and friction belong to the episode, not to the slot."""
+    varied = Variation(friction=(0.3, 1.5), mass=(0.5, 3.0), gain=(0.5, 1.0))
+    starts = [LIFT, PUSH, PRESS]
+    with GenesisEnv(num_slots=3, chunk_size=H, cameras=(), variation=varied) as env:
+        begin(env, [0, 1, 2], starts)
+        masses = env.scene._solver.get_links_mass()[:, env.scene.body["red_block"]].tolist()
+        assert masses == pytest.approx([0.05 * varied.draw(start)[1] for start in starts], rel=1e-5)
+        saved = env.snapshot([0, 1, 2])
+        expected = play(env, [0, 1, 2], chunks_of(starts, 0))
+        begin(env, [0, 1, 2], [OTHER, OTHER, OTHER])
+        env.restore([2, 0, 1], saved)
+        env.receive([0, 1, 2])
+        result = play(env, [2, 0, 1], chunks_of(starts, 0))
+    assert [answer(result, row) for row in range(3)] == [answer(expected, row) for row in range(3)]
