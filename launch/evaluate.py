@@ -273,7 +273,9 @@ def measure(
     """Put a result together; every start state must be of one split and seed."""
     first = next(iter(played.values())).outcomes.starts[0]
     environment = {
-        k: v for k, v in to_dict(config).items() if k not in ("workers", "deadline_s", "memory_limit_mb")
+        k: v
+        for k, v in to_dict(config).items()
+        if k not in ("workers", "deadline_s", "memory_limit_mb", "device")
     }
     return Measurement(
         environment=environment,
