@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium clean
+.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium genesis clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
@@ -12,6 +12,7 @@ help:
 	@echo "make robosuite  likewise for robosuite: .venv-robosuite"
 	@echo "make libero   likewise for LIBERO, whose assets you supply: .venv-libero"
 	@echo "make gymnasium  one with gym-pusht, gym-aloha and Gymnasium-Robotics: .venv-gymnasium"
+	@echo "make genesis  an interpreter with Genesis and regrip: .venv-genesis (8 GB)"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -59,6 +60,13 @@ gymnasium: .venv-gymnasium/.installed
 .venv-gymnasium/.installed: constraints-gymnasium.txt
 	$(or $(PYTHON),python3) -m venv .venv-gymnasium
 	.venv-gymnasium/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-gymnasium.txt
+	touch $@
+
+genesis: .venv-genesis/.installed
+
+.venv-genesis/.installed: constraints-genesis.txt pyproject.toml
+	$(or $(PYTHON),python3) -m venv .venv-genesis
+	.venv-genesis/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-genesis.txt -e '.[genesis,dev]'
 	touch $@
 
 clean:

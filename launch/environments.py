@@ -5,22 +5,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..datasets.spec import RobotSpec
-from ..sim import perturb
+from ..sim import genesis, perturb
 from ..sim.gym import tasks as gym_tasks
 from ..sim.libero import assets as libero
 from ..sim.pool import WorkerPool
 from ..sim.tabletop import perturb as tabletop
 from ..sim.worker import resolve
 
+if TYPE_CHECKING:  # what needs torch and a simulator is imported where it is opened
+    from ..sim.genesis.env import GenesisEnv
+
+    Pool = WorkerPool | GenesisEnv
+
 FACTORIES = {
     "tabletop": "regrip.sim.tabletop.env:make",
+    "genesis": "regrip.sim.genesis.env:GenesisEnv",
     "metaworld": "regrip.sim.metaworld.env:make",
     "maniskill": "regrip.sim.maniskill.env:make",
     "robosuite": "regrip.sim.robosuite.env:make",
@@ -29,12 +36,15 @@ FACTORIES = {
 }
 CATALOGUES = {
     "tabletop": "regrip.sim.tabletop.tasks",
+    "genesis": "regrip.sim.tabletop.tasks",
     "metaworld": "regrip.sim.metaworld.tasks",
     "maniskill": "regrip.sim.maniskill.tasks",
     "robosuite": "regrip.sim.robosuite.tasks",
     "libero": "regrip.sim.libero.tasks",
     "gymnasium": "regrip.sim.gym.tasks",
 }
+# Simulators whose slots are all in one scene in this process: no workers, hence no `Env` for each slot.
+IN_PROCESS = ("genesis",)
 # Simulators whose pins do not go with ours: make target, interpreter, the variable that names another one.
 INTERPRETERS = {
     "metaworld": ("metaworld", ".venv-metaworld/bin/python", "REGRIP_METAWORLD_PYTHON"),
@@ -61,13 +71,16 @@ class EnvConfig:
             or ``stock``, as the package (the tabletop: MuJoCo) draws by default. The physics are the same,
             what a policy sees is not, so every run records it.
         perturb: what is changed from the suite as it is trained on, see `perturbations`.
-        workers: processes; results do not depend on it. 0 takes one for each core.
+        workers: processes; results do not depend on it. 0 takes one for each core; genesis has none.
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
         deadline_s: a worker that answers no call for so long is killed and its episodes replayed.
         memory_limit_mb: address space of a worker; 0 for no limit.
+        device: of the simulator; only genesis can use `cuda`.
     """
 
-    name: Literal["tabletop", "metaworld", "maniskill", "robosuite", "libero", "gymnasium"] = "tabletop"
+    name: Literal["tabletop", "genesis", "metaworld", "maniskill", "robosuite", "libero", "gymnasium"] = (
+        "tabletop"
+    )
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
@@ -79,10 +92,17 @@ class EnvConfig:
     slots: int = 48
     deadline_s: float = 60.0
     memory_limit_mb: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.device != "cpu" and self.name != "genesis":
+            raise ValueError(f"--env.device is {self.device}, but {self.name} runs on the CPU: leave it out")
 
 
 def perturbations(name: str) -> dict[str, str]:
     """Kinds of perturbation that a simulator's environments know, and what each does."""
+    if name == "genesis":
+        return {kind: tabletop.KINDS[kind] for kind in genesis.KINDS}
     return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
 
 
@@ -141,6 +161,11 @@ def interpreter(config: EnvConfig) -> Path | None:
     Raises:
         FileNotFoundError: if the simulator has one of its own, and it (or LIBERO's assets) is not there.
     """
+    if config.name in IN_PROCESS and importlib.util.find_spec(config.name) is None:
+        raise FileNotFoundError(
+            f"{config.name} is not installed beside this Python: type `make {config.name}` in the repository "
+            f"and run .venv-{config.name}/bin/regrip (docs/{config.name}.md)"
+        )
     if config.name not in INTERPRETERS:
         return None
     target, default, variable = INTERPRETERS[config.name]
@@ -196,6 +221,12 @@ def has_expert(config: EnvConfig, task: str) -> bool:
 
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
+    if config.name in IN_PROCESS:
+        from ..sim.tabletop.control import CONTROL_MODES
+        from ..sim.tabletop.env import CAMERAS, robot_spec
+
+        require_known(config.control_mode, list(CONTROL_MODES), f"control mode of {config.name}")
+        return robot_spec(config.control_mode, CAMERAS, config.image_size)  # type: ignore[arg-type]
     target, kwargs = factory(config)
     env = resolve(target)(**kwargs)
     spec = env.spec
@@ -203,9 +234,15 @@ def contract(config: EnvConfig) -> RobotSpec:
     return spec
 
 
-def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> WorkerPool:
-    """Start the workers."""
+def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
+    """Start the workers, or build the scene that holds all slots."""
     target, kwargs = factory(config, prepare=True)
+    if config.name in IN_PROCESS:
+        from ..sim.genesis.env import GenesisEnv
+
+        return GenesisEnv(
+            **kwargs, num_slots=config.slots, chunk_size=chunk_size, device=config.device, expert=expert
+        )
     if expert:
         target, kwargs = "regrip.sim.demonstrate:with_expert", {"factory": target, "kwargs": kwargs}
     return WorkerPool(

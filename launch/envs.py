@@ -114,7 +114,9 @@ def list_tasks(options: ListOptions) -> int:
     sections: list[tuple[str, list[Card]]] = []
     if options.env:
         environments.require_known(options.env, list(environments.FACTORIES), "simulator")
-    for name in [options.env] if options.env else environments.FACTORIES:
+    # What plays the tabletop's suites over again is shown when it is asked for.
+    names = [name for name in environments.FACTORIES if name not in environments.IN_PROCESS]
+    for name in [options.env] if options.env else names:
         try:
             environments.interpreter(EnvConfig(name=name))  # type: ignore[arg-type]
         except FileNotFoundError as error:

@@ -140,7 +140,7 @@ class Options:
         workers: simulator processes; the result does not depend on it. 0 takes one for each core.
         slots: environments that are played at once.
         threads: of the policy on a CPU; beside the workers, more only wait for each other.
-        device: `cpu` or `cuda`.
+        device: of the policy, and of genesis: `cpu` or `cuda`.
         videos: record the first so many start states of each task.
         out: result file; by default in runs/eval/.
     """
@@ -266,6 +266,7 @@ def environment_for(spec: RobotSpec, options: Options) -> EnvConfig:
             "render": options.render,
             "workers": options.workers,
             "slots": options.slots,
+            "device": options.device if options.env in environments.IN_PROCESS else "cpu",
         },
         "regrip eval",
     )
@@ -289,7 +290,9 @@ def measure(
         )
     first = every[0]
     environment = {
-        k: v for k, v in to_dict(config).items() if k not in ("workers", "deadline_s", "memory_limit_mb")
+        k: v
+        for k, v in to_dict(config).items()
+        if k not in ("workers", "deadline_s", "memory_limit_mb", "device")
     }
     return Measurement(
         environment=environment,

@@ -26,7 +26,6 @@ from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
 from ..sim.branch import branch, choose_points
 from ..sim.collect import collect
-from ..sim.pool import WorkerPool
 from ..vla import advantages, grpo, mpo, ppo
 from ..vla.groups import GroupLedger, choose
 from ..vla.pi0 import Pi0Policy
@@ -213,7 +212,7 @@ class Run:
         self.best_select = float(meta["best_select"])
 
 
-def train(config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory) -> bool:
+def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory) -> bool:
     """The training loop, from `run.iteration` to the end.
 
     Returns:
@@ -277,7 +276,7 @@ def assist(config: TrainConfig, iteration: int) -> float:
     return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
 
 
-def look_closer(config: TrainConfig, run: Run, pool: WorkerPool) -> dict[str, float]:
+def look_closer(config: TrainConfig, run: Run, pool: environments.Pool) -> dict[str, float]:
     """Play for the pictures alone, and let the VLM learn from them.
 
     Nothing of it is saved by itself: who is killed meanwhile begins it again from the last checkpoint.
@@ -313,7 +312,7 @@ def look_closer(config: TrainConfig, run: Run, pool: WorkerPool) -> dict[str, fl
 
 
 def gather(
-    config: TrainConfig, run: Run, pool: WorkerPool
+    config: TrainConfig, run: Run, pool: environments.Pool
 ) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
     """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
     torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
@@ -381,7 +380,7 @@ def gather(
 
 
 def grow(
-    config: TrainConfig, run: Run, pool: WorkerPool, rollouts: Rollouts, row: dict[str, float]
+    config: TrainConfig, run: Run, pool: environments.Pool, rollouts: Rollouts, row: dict[str, float]
 ) -> list[Rollouts]:
     """Branches of this iteration's episodes; none before the critics have learnt anything."""
     if run.learner is None or not run.learner.replay:
@@ -437,7 +436,7 @@ def load_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
 
 
 def choose_checkpoint(
-    config: TrainConfig, run: Run, pool: WorkerPool, folder: RunDirectory
+    config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory
 ) -> dict[str, float]:
     """Measure on the select split; hand the policy on if it is the best so far."""
     torch.set_num_threads(1)
@@ -490,7 +489,7 @@ def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
     return found
 
 
-def note_incidents(iteration: int, pool: WorkerPool, folder: RunDirectory) -> dict[str, float]:
+def note_incidents(iteration: int, pool: environments.Pool, folder: RunDirectory) -> dict[str, float]:
     """Write down the workers that were lost since the last call; returns how many of each kind."""
     counts: dict[str, float] = {}
     for incident in pool.incidents:
@@ -686,7 +685,7 @@ def begin(config: TrainConfig) -> Run:
 
 
 def measure_and_film(
-    config: TrainConfig, policy_name: str, pool: WorkerPool, folder: RunDirectory, when: str
+    config: TrainConfig, policy_name: str, pool: environments.Pool, folder: RunDirectory, when: str
 ) -> None:
     """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
     torch.set_num_threads(1)

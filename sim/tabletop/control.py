@@ -25,15 +25,15 @@ WIDTH_MAX_M = 2 * FINGER_MAX_M
 WORKSPACE_LOW = np.array((0.25, -0.42, 0.006))
 WORKSPACE_HIGH = np.array((0.80, 0.42, 0.55))
 
-_HOME = np.array(HOME_JOINTS)
-_DAMPING = 0.03**2 * np.eye(6)
-_POSTURE_GAIN = 0.1
+HOME = np.array(HOME_JOINTS)
+DAMPING = 0.03**2 * np.eye(6)
+POSTURE_GAIN = 0.1
 JOINT_MARGIN_RAD = 0.02
 
 # The position loops of panda.xml, all with the same kp/kv, close 1 - exp(-kp/kv * 50 ms) of a step within one
 # control step; leading by the inverse makes the arm travel what the action says, along a straight line.
 _LOOP_TIME_S = 0.06
-_LEAD = 1 / (1 - math.exp(-1 / (CONTROL_RATE_HZ * _LOOP_TIME_S)))
+LEAD = 1 / (1 - math.exp(-1 / (CONTROL_RATE_HZ * _LOOP_TIME_S)))
 
 
 def ee_delta_axes() -> tuple[Axis, ...]:
@@ -65,15 +65,15 @@ def ee_delta_targets(action: Array, joints: Array, arm: ArmKinematics) -> Array:
     position, quaternion, jacobian = arm.at(joints)
     goal = np.clip(position + action[:3], WORKSPACE_LOW, WORKSPACE_HIGH)
     turned = rotation.multiply(rotation.from_vector(action[3:6]), quaternion)
-    posture = _POSTURE_GAIN * (_HOME - joints)
+    posture = POSTURE_GAIN * (HOME - joints)
     twist = np.concatenate((goal - position, action[3:6])) - jacobian @ posture
     step = posture + _damped_inverse(jacobian, twist)
     # One correction takes out the curvature: 4 cm of travel bend joints enough to miss by 5 mm without it.
     position, quaternion, jacobian = arm.at(joints + step)
     residual = rotation.rotation_vector(rotation.multiply(turned, rotation.conjugate(quaternion)))
     step += _damped_inverse(jacobian, np.concatenate((goal - position, residual)))
-    return np.clip(joints + _LEAD * step, arm.low + JOINT_MARGIN_RAD, arm.high - JOINT_MARGIN_RAD)
+    return np.clip(joints + LEAD * step, arm.low + JOINT_MARGIN_RAD, arm.high - JOINT_MARGIN_RAD)
 
 
 def _damped_inverse(jacobian: Array, twist: Array) -> Array:
-    return np.asarray(jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING, twist))
+    return np.asarray(jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING, twist))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +19,10 @@ from .control import CONTROL_MODES, ControlMode
 from .experts import Expert
 from .goals import Memory
 from .kinematics import ArmKinematics
+from .layout import Layout
 from .mujoco_world import MujocoWorld
 from .scenes import CONTROL_RATE_HZ, HOME_JOINTS, Scene
-from .tasks import PARAPHRASES, Paraphrase, Task, load, suites, unknown
+from .tasks import PARAPHRASES, Paraphrase, Suite, Task, load, suites, unknown
 
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)
@@ -69,21 +71,9 @@ class TabletopEnv:
         Raises:
             ValueError: if an argument is not one of these.
         """
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise ValueError(unknown("camera", camera, list(CAMERAS)))
-        if len(set(cameras)) != len(cameras):
-            raise ValueError(f"cameras {list(cameras)} name one twice; give each once")
-        if not IMAGE_SIZES[0] <= image_size <= IMAGE_SIZES[1]:
-            raise ValueError(
-                f"image_size {image_size} is not within {IMAGE_SIZES[0]}..{IMAGE_SIZES[1]} pixels"
-            )
-        if control_mode not in CONTROL_MODES:
-            raise ValueError(unknown("control mode", control_mode, list(CONTROL_MODES)))
-        if paraphrase not in PARAPHRASES:
-            raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
-        if perturb != "none" and perturb not in perturbations.KINDS:
-            raise ValueError(unknown("perturbation", perturb, ["none", *perturbations.KINDS]))
+        check_arguments(
+            cameras, image_size, control_mode, paraphrase, ["none", *perturbations.KINDS], perturb
+        )
         if render not in ("fast", "stock"):
             raise ValueError(unknown("way to render", render, ["fast", "stock"]))
         self.suite = suite
@@ -96,7 +86,7 @@ class TabletopEnv:
             perturbations.scene_for(perturb, self._suite.scene), image_size, render == "fast"
         )
         self._arm = ArmKinematics()
-        self.spec = _spec(self._arm, control_mode, [Camera(name, image_size, image_size) for name in cameras])
+        self.spec = robot_spec(control_mode, cameras, image_size)
         self._low = self.spec.action_low.astype(np.float64)
         self._high = self.spec.action_high.astype(np.float64)
         self.privileged_names = privileged_names(self._suite.scene)
@@ -127,21 +117,10 @@ class TabletopEnv:
         Raises:
             ValueError: if the task is not of this environment's suite.
         """
-        if start.suite != self._suite.name:
-            raise ValueError(
-                f"start {start} is of suite {start.suite!r}, but this environment plays "
-                f"{self._suite.name!r}: use make(suite={start.suite!r})"
-            )
-        task = self._suite.task(start.task_name)
-        layout = task.arrange(start, start.generator("layout"))
-        layout = perturbations.change_layout(self._perturb, start, layout, self._world.scene)
-        jitter = perturbations.start_jitter(self._perturb, start)
-        if jitter is None:
-            jitter = start.generator("robot").uniform(-_START_JITTER_RAD, _START_JITTER_RAD, 7)
+        begin = draw(start, self._suite, self._world.scene, self._paraphrase, self._perturb)
         self._look = perturbations.draw_look(self._perturb, start)
-        self._world.place(np.array(HOME_JOINTS) + jitter, control.WIDTH_MAX_M, layout.poses, layout.joints)
-        phrases = task.phrases(self._paraphrase)
-        self._begin(task, phrases[int(start.generator("phrase").integers(len(phrases)))])
+        self._world.place(begin.arm, control.WIDTH_MAX_M, begin.layout.poses, begin.layout.joints)
+        self._begin(begin.task, begin.instruction)
 
     def _begin(self, task: Task, instruction: str) -> None:
         self._task = task
@@ -322,6 +301,80 @@ def assistance(thing: NDArray[np.float64], tcp: NDArray[np.float64], level: floa
     return np.asarray(level * _ASSIST_N_PER_M * gap)
 
 
+def check_arguments(
+    cameras: Sequence[str],
+    image_size: int,
+    control_mode: str,
+    paraphrase: str,
+    kinds: Sequence[str],
+    perturb: str,
+) -> None:
+    """Refuse what no tabletop has; `kinds` are the perturbations that this simulator knows.
+
+    Raises:
+        ValueError: naming the nearest that exists.
+    """
+    for camera in cameras:
+        if camera not in CAMERAS:
+            raise ValueError(unknown("camera", camera, list(CAMERAS)))
+    if len(set(cameras)) != len(cameras):
+        raise ValueError(f"cameras {list(cameras)} name one twice; give each once")
+    if not IMAGE_SIZES[0] <= image_size <= IMAGE_SIZES[1]:
+        raise ValueError(f"image_size {image_size} is not within {IMAGE_SIZES[0]}..{IMAGE_SIZES[1]} pixels")
+    if control_mode not in CONTROL_MODES:
+        raise ValueError(unknown("control mode", control_mode, list(CONTROL_MODES)))
+    if paraphrase not in PARAPHRASES:
+        raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
+    if perturb not in kinds:
+        raise ValueError(unknown("perturbation", perturb, list(kinds)))
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a start state stands for, in any simulator.
+
+    Attributes:
+        task: the task.
+        arm: (7,) joints, radians; the gripper is open.
+        layout: where things stand.
+        instruction: the sentence.
+    """
+
+    task: Task
+    arm: NDArray[np.float64]
+    layout: Layout
+    instruction: str
+
+
+def draw(start: StartState, suite: Suite, scene: Scene, paraphrase: Paraphrase, perturb: str) -> Beginning:
+    """The beginning of the episode that `start` names.
+
+    Args:
+        start: of this suite.
+        suite: whose tasks are played.
+        scene: in which they are played; perturbations may add to the suite's.
+        paraphrase: kind of sentence.
+        perturb: kind of perturbation.
+
+    Raises:
+        ValueError: if the task is not of this suite.
+    """
+    if start.suite != suite.name:
+        raise ValueError(
+            f"start {start} is of suite {start.suite!r}, but this environment plays "
+            f"{suite.name!r}: use make(suite={start.suite!r})"
+        )
+    task = suite.task(start.task_name)
+    layout = task.arrange(start, start.generator("layout"))
+    layout = perturbations.change_layout(perturb, start, layout, scene)
+    jitter = perturbations.start_jitter(perturb, start)
+    if jitter is None:
+        jitter = start.generator("robot").uniform(-_START_JITTER_RAD, _START_JITTER_RAD, 7)
+    phrases = task.phrases(paraphrase)
+    sentence = phrases[int(start.generator("phrase").integers(len(phrases)))]
+    return Beginning(task, np.array(HOME_JOINTS) + jitter, layout, sentence)
+
+
 def privileged_names(scene: Scene) -> tuple[str, ...]:
     """The layout of `TabletopEnv.privileged`.
 
@@ -337,7 +390,9 @@ def privileged_names(scene: Scene) -> tuple[str, ...]:
     return (*names, *scene.joints)
 
 
-def _spec(arm: ArmKinematics, mode: ControlMode, cameras: list[Camera]) -> RobotSpec:
+def robot_spec(mode: ControlMode, cameras: Sequence[str], image_size: int) -> RobotSpec:
+    """The contract of the tabletop robot, the same in every simulator."""
+    arm = ArmKinematics()
     joints = control.joint_position_axes(arm.low, arm.high)
     state = (
         *joints[:7],
@@ -353,5 +408,5 @@ def _spec(arm: ArmKinematics, mode: ControlMode, cameras: list[Camera]) -> Robot
         gripper="commanded opening width in metres, 0 is shut",
         action=control.ee_delta_axes() if mode == "ee_delta" else joints,
         state=state,
-        cameras=tuple(cameras),
+        cameras=tuple(Camera(name, image_size, image_size) for name in cameras),
     )

@@ -1,0 +1,120 @@
+"""How many control steps a second Genesis plays, over the number of environments, beside our MuJoCo pool.
+
+    .venv-genesis/bin/python benchmarks/genesis_speed.py               # 1 to 1,024 environments on the CPU
+    .venv-genesis/bin/python benchmarks/genesis_speed.py --device cuda --most 8192
+
+All play the demo suite: random motions in chunks of five and, where there are pictures, two cameras after
+every chunk. A rate is control steps (50 ms, ten physics steps) per second: of CPU time, summed over all
+processes, and of wall time, which means something on an idle machine only. With a GPU only the second is
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import numpy as np
+import psutil
+import torch
+
+from regrip.datasets.protocols import VectorEnv
+from regrip.datasets.starts import StartState, counter_generator
+from regrip.sim.genesis.env import GenesisEnv, Seconds
+from regrip.sim.pool import WorkerPool
+from regrip.sim.tabletop.tasks import task_names
+
+CHUNK = 5
+SIZE = 64
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and its children, those that have ended included."""
+    me = psutil.Process()
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def play(env: VectorEnv, rounds: int) -> tuple[float, float]:
+    """Control steps per CPU second and per wall second over `rounds` chunks of all slots."""
+    slots = list(range(env.num_slots))
+    names = task_names("demo")
+    starts = [StartState(names[slot % len(names)], "train", slot) for slot in slots]
+    span = (env.spec.action_high - env.spec.action_low).astype(np.float64)
+    draw = counter_generator("benchmark genesis")
+
+    def one() -> int:
+        shape = (len(slots), CHUNK, env.spec.action_dim)
+        chunks = env.spec.action_low + draw.uniform(0.35, 0.65, shape) * span
+        env.step(slots, chunks.astype(np.float32))
+        result = env.receive(slots)
+        over = [slots[row] for row in np.flatnonzero(result.done)]
+        if over:
+            env.reset(over, [starts[slot] for slot in over])
+            env.receive(over)
+        return int(result.executed.sum())
+
+    env.reset(slots, starts)
+    env.receive(slots)
+    one()
+    if isinstance(env, GenesisEnv):
+        env.seconds = Seconds()
+    cpu, wall, steps = cpu_s(), time.perf_counter(), 0
+    for _ in range(rounds):
+        steps += one()
+    return steps / (cpu_s() - cpu), steps / (time.perf_counter() - wall)
+
+
+def line(name: str, count: int, cameras: Sequence[str], rates: tuple[float, float], on_gpu: bool) -> str:
+    pictures = f"{len(cameras)} at {SIZE} px" if cameras else "none"
+    cpu = "" if on_gpu else f"{rates[0]:9.0f}"
+    return f"{name:10s} {count:6d}  {pictures:12s} {cpu:>9s} {rates[1]:10.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--most", type=int, default=1024, help="environments")
+    parser.add_argument("--most-pictures", type=int, default=64, help="likewise, with pictures on the CPU")
+    parser.add_argument("--workers", type=int, default=1, help="of the MuJoCo pool")
+    arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    if not torch.cuda.is_available():
+        print("no GPU: torch.cuda.is_available() is False, so nothing is measured on one")
+    print(
+        f"{'simulator':10s} {'envs':>6s}  {'pictures':12s} {'per cpu-s':>9s} {'per wall s':>10s}", flush=True
+    )
+    for cameras in ((), ("front", "wrist")):
+        kwargs = {"suite": "demo", "cameras": cameras, "image_size": SIZE}
+        factory = "regrip.sim.tabletop.env:make"
+        with WorkerPool(
+            factory, kwargs, num_slots=48, num_workers=arguments.workers, chunk_size=CHUNK
+        ) as pool:
+            print(line("MuJoCo", 48, cameras, play(pool, 20), False), flush=True)
+        count = 1
+        while count <= (arguments.most if on_gpu or not cameras else arguments.most_pictures):
+            with GenesisEnv(
+                num_slots=count, chunk_size=CHUNK, cameras=cameras, image_size=SIZE, device=arguments.device
+            ) as env:
+                rates = play(env, 4 if count >= 256 else 12)
+                took = env.seconds
+                total = took.physics + took.control + took.predicates + took.pictures
+                shares = ", ".join(
+                    f"{name} {100 * getattr(took, name) / total:.0f} %"
+                    for name in ("physics", "control", "predicates", "pictures")
+                )
+                print(f"{line('Genesis', count, cameras, rates, on_gpu)}  {shares}", flush=True)
+            count *= 4
+
+
+if __name__ == "__main__":
+    main()
