@@ -168,7 +168,7 @@ class Worker:
             the episode's instruction.
         """
         slot = order["slot"]
-        env = self.envs[slot]
+        env: Any = self.envs[slot]  # some can help, see `env.Assisting`
         self.playing[slot] = False
         if order["snapshot"] is not None:
             env.restore(decode(order["snapshot"]))
@@ -189,7 +189,8 @@ class Worker:
             executed, reward, last = self.play(slot, chunk.copy())
         if order["answer"]:
             self.answer(slot, executed, reward, last)
-        return env.instruction
+        instruction: str = env.instruction
+        return instruction
 
     def step(self, slot: int) -> None:
         self.answer(slot, *self.play(slot, self.arrays.action[slot].copy()))
