@@ -85,7 +85,7 @@ def require_comparable(first: Measurement, second: Measurement, a: str, b: str) 
 def remarks(first: Measurement, second: Measurement) -> list[str]:
     """What a reader of the comparison should know."""
     found = []
-    for key in ("paraphrase", "perturb", "image_size", "control_mode", "slots"):
+    for key in ("paraphrase", "perturb", "render", "image_size", "control_mode", "slots"):
         mine, theirs = first.environment.get(key), second.environment.get(key)
         if mine != theirs:
             found.append(f"{key} is {mine} in A and {theirs} in B")
