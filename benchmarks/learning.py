@@ -18,9 +18,10 @@ from typing import Any
 from regrip.datasets.statistics import Rate
 from regrip.launch import environments
 from regrip.launch.config import load_preset
+from regrip.launch.experiment import TrainConfig
 from regrip.launch.metrics import read_metrics
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import TrainConfig, begin, train
+from regrip.launch.train import begin, train
 
 _SINGLE: dict[str, Any] = {"algorithm": "mpo", "groups": 256, "group_size": 1}
 _GROUPS: dict[str, Any] = {"algorithm": "grpo", "groups": 32, "group_size": 8}

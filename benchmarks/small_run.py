@@ -19,10 +19,10 @@ from regrip.launch import environments
 from regrip.launch.checkpoint import load_latest, publish
 from regrip.launch.config import from_dict
 from regrip.launch.environments import EnvConfig
+from regrip.launch.experiment import TrainConfig
 from regrip.launch.measurement import load_measurement
 from regrip.launch.metrics import read_metrics
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import TrainConfig
 from regrip.vla.normalizer import Normalizer
 from regrip.vla.pi0 import Pi0Policy, Settings, nano_config
 from regrip.vla.policy_files import save_policy

@@ -31,8 +31,9 @@ from small_run import differences, small_config, small_policy, summary
 from regrip.datasets.starts import counter_generator
 from regrip.launch import environments
 from regrip.launch.config import save_config
+from regrip.launch.experiment import TrainConfig
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import TrainConfig, post_train
+from regrip.launch.train import post_train
 from regrip.sim.pool import WorkerPool
 
 SHARES = {"died": 0.5, "memory": 0.3, "asleep": 0.1, "stopped": 0.1}

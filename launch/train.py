@@ -3,213 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from ..datasets.episode import Rollouts, concatenate
+from ..datasets.episode import Rollouts
 from ..datasets.protocols import Reward, RewardSignal
-from ..datasets.starts import StartState, counter_generator, refuse_test
 from ..datasets.statistics import Rate
 from ..rewards.binary import BinarySuccess
-from ..rewards.diagnostics import auc
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
-from ..rewards.self_referential import SelfReferential, SelfReferentialConfig
-from ..sim.branch import branch, choose_points
-from ..sim.collect import collect
-from ..vla import advantages, grpo, mpo, ppo
-from ..vla.groups import GroupLedger, choose
+from ..rewards.self_referential import SelfReferential
+from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
-from ..vla.policy import flatten
 from ..vla.policy_files import save_policy
-from ..vla.sampler import NUM_INDICES, SamplerConfig, StartSampler
-from ..vla.seeing import SeeingConfig, see, with_execute
+from ..vla.sampler import StartSampler
 from ..vla.vision import VisionTower
 from . import environments
 from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
-from .environments import EnvConfig
 from .evaluate import eval_starts, evaluate, measure
+from .experiment import Run, TrainConfig
 from .metrics import MetricsWriter
 from .policies import open_policy
+from .practice import assist, describe, gather, look_closer, noise_level, set_learning_rate
 from .progress import Progress
 from .provenance import code_version, command_line
 from .report import write_report
 from .run_directory import RunDirectory, next_run
 from .videos import record
-
-SIBLINGS = 4
-"""Episodes from one decision that is tried again."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A post-training run.
-
-    Attributes:
-        policy: folder of the base policy; ``demo`` is the one that ships with regrip.
-        env: where it practises.
-        algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
-            states) or ``grpo`` (groups that share a start state).
-        grpo: settings of GRPO.
-        mpo: settings of MPO.
-        ppo: settings of PPO.
-        reward: ``self_referential`` or ``binary``.
-        encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
-            ``pixels`` on a coarse grid, or simulator ``state``.
-        self_referential: settings of that reward.
-        assist: how much the simulator helps at first, from 0 to 1 (see `sim.env.Assisting`): virtual forces,
-            which no evaluation has.
-        assist_until: share of the iterations by which that has faded to nothing, linearly.
-        branches: episodes of an iteration, beside those from start states, that go back to a decision about
-            which the critics disagree and try again from there, four from each (MPO).
-        see_before: iterations (counted from 1) before which the VLM learns from the policy's own pictures;
-            MPO then forgets its replay, which holds what the VLM made of them before.
-        seeing: settings of that.
-        groups: start states in one iteration.
-        group_size: episodes from each start state.
-        resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
-        sampler: how start states are chosen.
-        iterations: length of the run.
-        train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does
-            with the published size.
-        noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
-        final_noise_level: what `noise_level` falls to, linearly over the iterations; None leaves it.
-        noise_correlation: likewise, of that noise over the steps of a chunk.
-        initial_noise: likewise, scale of the flow's initial noise.
-        execute: likewise, how many actions of a chunk are executed before the policy looks again.
-        final_learning_rate: share of the policy's learning rate that is left at the end, falling linearly.
-        evaluate_every: iterations between evaluations on the select split.
-        select_episodes: greedy episodes for each task of such an evaluation.
-        test_episodes: episodes for each task of the evaluations on the test split, before and after.
-        videos: filmed test starts for each task, before and after.
-        threads: of the learner; collection and evaluation use one beside the workers.
-        device: ``cpu`` or ``cuda``.
-        seed: of everything.
-    """
-
-    policy: str = "demo"
-    env: EnvConfig = field(default_factory=EnvConfig)
-    algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
-    grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
-    mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
-    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
-    reward: Literal["self_referential", "binary"] = "self_referential"
-    encoder: Literal["vision", "pixels", "state"] = "vision"
-    self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
-    assist: float = 0.0
-    assist_until: float = 0.5
-    branches: int = 0
-    see_before: tuple[int, ...] = ()
-    seeing: SeeingConfig = field(default_factory=SeeingConfig)
-    groups: int = 512
-    group_size: int = 1
-    resample: int = 1
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    iterations: int = 20
-    train_vlm: bool = True
-    noise_level: float | None = None
-    final_noise_level: float | None = None
-    noise_correlation: float | None = None
-    initial_noise: float | None = None
-    execute: int | None = None
-    final_learning_rate: float = 1.0
-    evaluate_every: int = 5
-    select_episodes: int = 12
-    test_episodes: int = 30
-    videos: int = 1
-    threads: int = 2
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.final_noise_level is not None and self.noise_level is None:
-            raise ValueError(
-                f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"
-            )
-        if self.algorithm == "grpo" and self.group_size < 2:
-            raise ValueError(
-                f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
-            )
-        if self.branches % SIBLINGS or self.branches < 0 or (self.branches and self.algorithm != "mpo"):
-            raise ValueError(
-                f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
-                f"say where to branch, and a multiple of {SIBLINGS}, for so often each point is tried again"
-            )
-        if not 0.0 <= self.assist <= 1.0 or not 0.0 <= self.assist_until <= 1.0:
-            raise ValueError(f"assist {self.assist} and assist_until {self.assist_until} must be in [0, 1]")
-        if self.sampler.prefer == "dps" and self.group_size < 2:
-            raise ValueError(
-                f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "
-                "their episodes successful, give 2 or more, or prefer 'medium' or 'hard'"
-            )
-
-
-@dataclass
-class Run:
-    """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
-
-    MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`).
-    Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
-    """
-
-    policy: Pi0Policy
-    optimizer: torch.optim.Optimizer
-    reward: Reward
-    sampler: StartSampler
-    learner: mpo.Learner | None = None
-    iteration: int = 0
-    episodes: int = 0
-    env_steps: int = 0
-    elapsed_s: float = 0.0
-    best_select: float = -1.0
-
-    def tensors(self) -> dict[str, Any]:
-        found: dict[str, Any] = {f"policy.{name}": value for name, value in self.policy.weights().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        if self.learner is not None:
-            found |= {f"critic.{name}": value for name, value in self.learner.critic.state_dict().items()}
-        return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
-
-    def meta(self) -> dict[str, Any]:
-        return {
-            "iteration": self.iteration,
-            "episodes": self.episodes,
-            "env_steps": self.env_steps,
-            "elapsed_s": self.elapsed_s,
-            "best_select": self.best_select,
-            "sampler": self.sampler.state_dict(),
-        }
-
-    def load(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-        def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {
-                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-            }
-
-        self.policy.load_weights(part("policy."), "the checkpoint")
-        if self.learner is not None:
-            self.learner.critic.load_state_dict(part("critic."))
-        saved = self.optimizer.state_dict()
-        for name, value in part("optimizer.").items():
-            index, key = name.split(".", 1)
-            saved["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(saved)
-        self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
-        self.sampler.load_state_dict(meta["sampler"])
-        self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
-        self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
-        self.best_select = float(meta["best_select"])
 
 
 def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory) -> bool:
@@ -249,154 +76,6 @@ def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDir
             clock.lap("save")
             bar.update(run.iteration, config.iterations, progress_note(row))
         return not stop
-
-
-def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float:
-    """How much the policy explores in an iteration, counted from 0."""
-    first = policy.settings.noise_level if config.noise_level is None else config.noise_level
-    if config.final_noise_level is None:
-        return first
-    return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
-
-
-def set_learning_rate(config: TrainConfig, run: Run) -> None:
-    """The policy's, for this iteration: its optimiser's first group, whatever the algorithm."""
-    rates = {
-        "grpo": config.grpo.learning_rate,
-        "mpo": config.mpo.learning_rate,
-        "ppo": config.ppo.learning_rate,
-    }
-    first = rates[config.algorithm]
-    share = run.iteration / max(1, config.iterations - 1)
-    run.optimizer.param_groups[0]["lr"] = first * (1.0 + (config.final_learning_rate - 1.0) * share)
-
-
-def assist(config: TrainConfig, iteration: int) -> float:
-    """How much the simulator helps in an iteration, counted from 0."""
-    return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
-
-
-def look_closer(config: TrainConfig, run: Run, pool: environments.Pool) -> dict[str, float]:
-    """Play for the pictures alone, and let the VLM learn from them.
-
-    Nothing of it is saved by itself: who is killed meanwhile begins it again from the last checkpoint.
-    """
-    torch.set_num_threads(1)
-    # Of the train split, and of the family the sampler draws from.
-    family, tasks = config.seed, environments.task_names(config.env)
-    draw = counter_generator("look closer", config.seed, run.iteration)
-    indices = draw.integers(NUM_INDICES, size=config.seeing.episodes)
-    starts = [
-        StartState(tasks[n % len(tasks)], "train", int(index), family) for n, index in enumerate(indices)
-    ]
-    policy = with_execute(run.policy, min(config.seeing.execute, run.policy.chunk_size))
-    parts = []
-    with environments.open_pool(config.env, policy.execute) as closer:
-        for first in range(0, len(starts), 512):
-            piece = starts[first : first + 512]
-            rollouts, _ = collect(
-                closer, policy, piece, range(len(piece)),
-                run_key=("look closer", config.seed, run.iteration, first),
-                greedy=False, policy_version=run.iteration,
-            )  # fmt: skip
-            parts.append(dataclasses.replace(rollouts, latent={}))
-        pool.incidents += closer.incidents
-    run.episodes += len(starts)
-    pictures = flatten(concatenate(parts), run.policy.cameras)
-    torch.set_num_threads(config.threads)
-    with Progress("seeing") as bar:
-        found = see(run.policy, pictures, config.seeing, (config.seed, run.iteration), bar.update)
-    if run.learner is not None:
-        run.learner.replay = []
-    return found
-
-
-def gather(
-    config: TrainConfig, run: Run, pool: environments.Pool
-) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
-    """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
-    torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
-    parts: list[Rollouts] = []
-    signals: list[RewardSignal] = []
-    ledger = GroupLedger()
-    row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0, "episodes/invalid": 0.0}
-    if config.assist:
-        row["assist"] = pool.assist
-    played = 0
-    missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
-    for attempt in range(attempts + 1):
-        starts = run.sampler.draw(run.iteration, attempt, missing)
-        refuse_test(starts, "regrip train")
-        every = [start for start in starts for _ in range(config.group_size)]
-        groups = [played + index // config.group_size for index in range(len(every))]
-        rollouts, stats = collect(
-            pool, run.policy, every, groups,
-            run_key=("train", config.seed, run.iteration, attempt),
-            greedy=False, policy_version=run.iteration,
-        )  # fmt: skip
-        played += len(rollouts)
-        run.episodes += len(rollouts)
-        run.env_steps += int(rollouts.num_steps.sum())
-        row["episodes/invalid"] += stats.num_invalid
-        if stats.num_invalid:
-            rollouts = rollouts.take(np.flatnonzero(~rollouts.invalid))
-        if not len(rollouts):
-            raise RuntimeError(
-                f"all {stats.num_invalid} episodes of iteration {run.iteration} were invalid: the simulation "
-                "broke down in each. Watch some with `regrip eval --videos 1`, and check the actions' units"
-            )
-        row["train/successes"] += float(rollouts.success.sum())
-        row["train/episodes"] += len(rollouts)
-        run.sampler.update(rollouts.start, rollouts.success)
-        for task, rate in rates_by_task(rollouts).items():
-            row[f"tasks/{task}/successes"] = row.get(f"tasks/{task}/successes", 0) + rate.successes
-            row[f"tasks/{task}/episodes"] = row.get(f"tasks/{task}/episodes", 0) + rate.trials
-        row["tasks/forgotten"] = len(run.sampler.forgotten())
-        row["tasks/hopeless"] = len(run.sampler.hopeless())
-        if config.branches:
-            rollouts = concatenate([rollouts, *grow(config, run, pool, rollouts, row)])
-        reward = run.reward(rollouts)
-        if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
-            return rollouts, reward, row
-        returns = torch.from_numpy(reward.value.sum((1, 2)))
-        live = advantages.grpo(returns, torch.from_numpy(rollouts.group))[1].numpy()
-        rows, missing = choose(live, rollouts.group, missing)
-        ledger.record(rollouts, live, rows)
-        parts.append(rollouts.take(rows))
-        signals.append(take_signal(reward, rows))
-        if not missing:
-            break
-    total = ledger.total()
-    row |= {
-        "episodes/wasted": total.wasted_episodes,
-        "groups/played": total.groups,
-        "groups/used": config.groups - missing,
-        "groups/all_won": total.solved,
-        "groups/all_failed": total.failed,
-        "groups/tied": total.tied,
-        "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
-    }
-    return concatenate(parts), concatenate_signals(signals), row
-
-
-def grow(
-    config: TrainConfig, run: Run, pool: environments.Pool, rollouts: Rollouts, row: dict[str, float]
-) -> list[Rollouts]:
-    """Branches of this iteration's episodes; none before the critics have learnt anything."""
-    if run.learner is None or not run.learner.replay:
-        return []
-    doubt = mpo.doubt(run.policy, run.learner, rollouts)
-    points = choose_points(rollouts, doubt, config.branches // SIBLINGS)
-    branches, stats = branch(
-        pool, run.policy, rollouts, [point for point in points for _ in range(SIBLINGS)],
-        first_group=len(rollouts), run_key=("branch", config.seed, run.iteration),
-        policy_version=run.iteration,
-    )  # fmt: skip
-    run.episodes += len(branches)
-    run.env_steps += int(branches.num_steps.sum())
-    row["episodes/invalid"] += stats.num_invalid
-    row["branches/successes"], row["branches/episodes"] = float(branches.success.sum()), len(branches)
-    return [branches.take(np.flatnonzero(~branches.invalid))]
 
 
 def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
@@ -463,32 +142,6 @@ def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
     )
 
 
-def rates_by_task(rollouts: Rollouts) -> dict[str, Rate]:
-    found: dict[str, Rate] = {}
-    for start, won in zip(rollouts.start, rollouts.success, strict=True):
-        found[start.task] = found.get(start.task, Rate(0, 0)) + Rate(int(won), 1)
-    return found
-
-
-def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
-    """What the learner is given, in numbers; the reward's own terms by name."""
-    if not len(rollouts):
-        return {}
-    shaped, won = reward.value.sum((1, 2)), rollouts.success
-    ranking = auc(shaped, won, [start.task for start in rollouts.start])
-    found = {
-        "train/steps": float(rollouts.num_steps.mean()),
-        "reward/successes": float(shaped[won].mean()) if won.any() else math.nan,
-        "reward/failures": float(shaped[~won].mean()) if not won.all() else math.nan,
-        "reward/ranking": math.nan if ranking is None else ranking,
-        "reward/judged": float(reward.valid.mean()),
-    }
-    for name, value in reward.components.items():
-        if np.isfinite(value).any() and name not in ("success", "shaped"):
-            found[f"reward/{name}"] = float(np.nanmean(value))
-    return found
-
-
 def note_incidents(iteration: int, pool: environments.Pool, folder: RunDirectory) -> dict[str, float]:
     """Write down the workers that were lost since the last call; returns how many of each kind."""
     counts: dict[str, float] = {}
@@ -515,21 +168,6 @@ def progress_note(row: Mapping[str, float]) -> str:
     if "select/episodes" in row:
         text += f", select {Rate(int(row['select/successes']), int(row['select/episodes']))}"
     return text
-
-
-def take_signal(signal: RewardSignal, rows: np.ndarray) -> RewardSignal:
-    components = {name: value[rows] for name, value in signal.components.items()}
-    return RewardSignal(signal.value[rows], components, signal.valid[rows], signal.relative)
-
-
-def concatenate_signals(signals: Sequence[RewardSignal]) -> RewardSignal:
-    longest = max(signal.value.shape[1] for signal in signals)
-    return RewardSignal(
-        np.concatenate([np.pad(s.value, [(0, 0), (0, longest - s.value.shape[1]), (0, 0)]) for s in signals]),
-        {name: np.concatenate([s.components[name] for s in signals]) for name in signals[0].components},
-        np.concatenate([s.valid for s in signals]),
-        signals[0].relative,
-    )
 
 
 class Clock:

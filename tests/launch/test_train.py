@@ -18,10 +18,12 @@ from regrip.datasets.starts import SplitError, StartState
 from regrip.launch import cli, environments
 from regrip.launch.checkpoint import load, load_latest, open_published
 from regrip.launch.config import from_dict, load_config, save_config
+from regrip.launch.experiment import TrainConfig
 from regrip.launch.measurement import load_measurement
 from regrip.launch.metrics import read_metrics
+from regrip.launch.practice import gather
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import TrainConfig, begin, gather, post_train
+from regrip.launch.train import begin, post_train
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,181 @@
+"""What a post-training run is told, and everything that changes while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ..datasets.protocols import Reward
+from ..rewards.self_referential import SelfReferentialConfig
+from ..vla import grpo, mpo, ppo
+from ..vla.pi0 import Pi0Policy
+from ..vla.sampler import SamplerConfig, StartSampler
+from ..vla.seeing import SeeingConfig
+from .environments import EnvConfig
+
+SIBLINGS = 4
+"""Episodes from one decision that is tried again."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A post-training run.
+
+    Attributes:
+        policy: folder of the base policy; ``demo`` is the one that ships with regrip.
+        env: where it practises.
+        algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
+            states) or ``grpo`` (groups that share a start state).
+        grpo: settings of GRPO.
+        mpo: settings of MPO.
+        ppo: settings of PPO.
+        reward: ``self_referential`` or ``binary``.
+        encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
+            ``pixels`` on a coarse grid, or simulator ``state``.
+        self_referential: settings of that reward.
+        assist: how much the simulator helps at first, from 0 to 1 (see `sim.env.Assisting`): virtual forces,
+            which no evaluation has.
+        assist_until: share of the iterations by which that has faded to nothing, linearly.
+        branches: episodes of an iteration, beside those from start states, that go back to a decision about
+            which the critics disagree and try again from there, four from each (MPO).
+        see_before: iterations (counted from 1) before which the VLM learns from the policy's own pictures;
+            MPO then forgets its replay, which holds what the VLM made of them before.
+        seeing: settings of that.
+        groups: start states in one iteration.
+        group_size: episodes from each start state.
+        resample: how often an iteration may replace groups from which nothing can be learnt (GRPO).
+        sampler: how start states are chosen.
+        iterations: length of the run.
+        train_vlm: false freezes the VLM and improves the action expert and the critic alone, as pi-RL does
+            with the published size.
+        noise_level: of the flow's stochastic step while practising; None keeps the policy's own.
+        final_noise_level: what `noise_level` falls to, linearly over the iterations; None leaves it.
+        noise_correlation: likewise, of that noise over the steps of a chunk.
+        initial_noise: likewise, scale of the flow's initial noise.
+        execute: likewise, how many actions of a chunk are executed before the policy looks again.
+        final_learning_rate: share of the policy's learning rate that is left at the end, falling linearly.
+        evaluate_every: iterations between evaluations on the select split.
+        select_episodes: greedy episodes for each task of such an evaluation.
+        test_episodes: episodes for each task of the evaluations on the test split, before and after.
+        videos: filmed test starts for each task, before and after.
+        threads: of the learner; collection and evaluation use one beside the workers.
+        device: ``cpu`` or ``cuda``.
+        seed: of everything.
+    """
+
+    policy: str = "demo"
+    env: EnvConfig = field(default_factory=EnvConfig)
+    algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
+    grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
+    mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
+    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
+    reward: Literal["self_referential", "binary"] = "self_referential"
+    encoder: Literal["vision", "pixels", "state"] = "vision"
+    self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
+    assist: float = 0.0
+    assist_until: float = 0.5
+    branches: int = 0
+    see_before: tuple[int, ...] = ()
+    seeing: SeeingConfig = field(default_factory=SeeingConfig)
+    groups: int = 512
+    group_size: int = 1
+    resample: int = 1
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    iterations: int = 20
+    train_vlm: bool = True
+    noise_level: float | None = None
+    final_noise_level: float | None = None
+    noise_correlation: float | None = None
+    initial_noise: float | None = None
+    execute: int | None = None
+    final_learning_rate: float = 1.0
+    evaluate_every: int = 5
+    select_episodes: int = 12
+    test_episodes: int = 30
+    videos: int = 1
+    threads: int = 2
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.final_noise_level is not None and self.noise_level is None:
+            raise ValueError(
+                f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"
+            )
+        if self.algorithm == "grpo" and self.group_size < 2:
+            raise ValueError(
+                f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
+            )
+        if self.branches % SIBLINGS or self.branches < 0 or (self.branches and self.algorithm != "mpo"):
+            raise ValueError(
+                f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
+                f"say where to branch, and a multiple of {SIBLINGS}, for so often each point is tried again"
+            )
+        if not 0.0 <= self.assist <= 1.0 or not 0.0 <= self.assist_until <= 1.0:
+            raise ValueError(f"assist {self.assist} and assist_until {self.assist_until} must be in [0, 1]")
+        if self.sampler.prefer == "dps" and self.group_size < 2:
+            raise ValueError(
+                f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "
+                "their episodes successful, give 2 or more, or prefer 'medium' or 'hard'"
+            )
+
+
+@dataclass
+class Run:
+    """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
+
+    MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`).
+    Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
+    """
+
+    policy: Pi0Policy
+    optimizer: torch.optim.Optimizer
+    reward: Reward
+    sampler: StartSampler
+    learner: mpo.Learner | None = None
+    iteration: int = 0
+    episodes: int = 0
+    env_steps: int = 0
+    elapsed_s: float = 0.0
+    best_select: float = -1.0
+
+    def tensors(self) -> dict[str, Any]:
+        found: dict[str, Any] = {f"policy.{name}": value for name, value in self.policy.weights().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        if self.learner is not None:
+            found |= {f"critic.{name}": value for name, value in self.learner.critic.state_dict().items()}
+        return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "episodes": self.episodes,
+            "env_steps": self.env_steps,
+            "elapsed_s": self.elapsed_s,
+            "best_select": self.best_select,
+            "sampler": self.sampler.state_dict(),
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
+
+        self.policy.load_weights(part("policy."), "the checkpoint")
+        if self.learner is not None:
+            self.learner.critic.load_state_dict(part("critic."))
+        saved = self.optimizer.state_dict()
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".", 1)
+            saved["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(saved)
+        self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
+        self.sampler.load_state_dict(meta["sampler"])
+        self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
+        self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
+        self.best_select = float(meta["best_select"])

@@ -1,0 +1,216 @@
+"""One iteration's episodes: which are played, with how much noise and help, and what the learner is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..datasets.episode import Rollouts, concatenate
+from ..datasets.protocols import RewardSignal
+from ..datasets.starts import StartState, counter_generator, refuse_test
+from ..datasets.statistics import Rate
+from ..rewards.diagnostics import auc
+from ..sim.branch import branch, choose_points
+from ..sim.collect import collect
+from ..vla import advantages, mpo
+from ..vla.groups import GroupLedger, choose
+from ..vla.pi0 import Pi0Policy
+from ..vla.policy import flatten
+from ..vla.sampler import NUM_INDICES
+from ..vla.seeing import see, with_execute
+from . import environments
+from .experiment import SIBLINGS, Run, TrainConfig
+from .progress import Progress
+
+
+def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float:
+    """How much the policy explores in an iteration, counted from 0."""
+    first = policy.settings.noise_level if config.noise_level is None else config.noise_level
+    if config.final_noise_level is None:
+        return first
+    return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
+
+
+def set_learning_rate(config: TrainConfig, run: Run) -> None:
+    """The policy's, for this iteration: its optimiser's first group, whatever the algorithm."""
+    rates = {
+        "grpo": config.grpo.learning_rate,
+        "mpo": config.mpo.learning_rate,
+        "ppo": config.ppo.learning_rate,
+    }
+    first = rates[config.algorithm]
+    share = run.iteration / max(1, config.iterations - 1)
+    run.optimizer.param_groups[0]["lr"] = first * (1.0 + (config.final_learning_rate - 1.0) * share)
+
+
+def assist(config: TrainConfig, iteration: int) -> float:
+    """How much the simulator helps in an iteration, counted from 0."""
+    return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
+
+
+def look_closer(config: TrainConfig, run: Run, pool: environments.Pool) -> dict[str, float]:
+    """Play for the pictures alone, and let the VLM learn from them.
+
+    Nothing of it is saved by itself: who is killed meanwhile begins it again from the last checkpoint.
+    """
+    torch.set_num_threads(1)
+    # Of the train split, and of the family the sampler draws from.
+    family, tasks = config.seed, environments.task_names(config.env)
+    draw = counter_generator("look closer", config.seed, run.iteration)
+    indices = draw.integers(NUM_INDICES, size=config.seeing.episodes)
+    starts = [
+        StartState(tasks[n % len(tasks)], "train", int(index), family) for n, index in enumerate(indices)
+    ]
+    policy = with_execute(run.policy, min(config.seeing.execute, run.policy.chunk_size))
+    parts = []
+    with environments.open_pool(config.env, policy.execute) as closer:
+        for first in range(0, len(starts), 512):
+            piece = starts[first : first + 512]
+            rollouts, _ = collect(
+                closer, policy, piece, range(len(piece)),
+                run_key=("look closer", config.seed, run.iteration, first),
+                greedy=False, policy_version=run.iteration,
+            )  # fmt: skip
+            parts.append(dataclasses.replace(rollouts, latent={}))
+        pool.incidents += closer.incidents
+    run.episodes += len(starts)
+    pictures = flatten(concatenate(parts), run.policy.cameras)
+    torch.set_num_threads(config.threads)
+    with Progress("seeing") as bar:
+        found = see(run.policy, pictures, config.seeing, (config.seed, run.iteration), bar.update)
+    if run.learner is not None:
+        run.learner.replay = []
+    return found
+
+
+def gather(
+    config: TrainConfig, run: Run, pool: environments.Pool
+) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
+    """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
+    torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
+    parts: list[Rollouts] = []
+    signals: list[RewardSignal] = []
+    ledger = GroupLedger()
+    row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0, "episodes/invalid": 0.0}
+    if config.assist:
+        row["assist"] = pool.assist
+    played = 0
+    missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
+    for attempt in range(attempts + 1):
+        starts = run.sampler.draw(run.iteration, attempt, missing)
+        refuse_test(starts, "regrip train")
+        every = [start for start in starts for _ in range(config.group_size)]
+        groups = [played + index // config.group_size for index in range(len(every))]
+        rollouts, stats = collect(
+            pool, run.policy, every, groups,
+            run_key=("train", config.seed, run.iteration, attempt),
+            greedy=False, policy_version=run.iteration,
+        )  # fmt: skip
+        played += len(rollouts)
+        run.episodes += len(rollouts)
+        run.env_steps += int(rollouts.num_steps.sum())
+        row["episodes/invalid"] += stats.num_invalid
+        if stats.num_invalid:
+            rollouts = rollouts.take(np.flatnonzero(~rollouts.invalid))
+        if not len(rollouts):
+            raise RuntimeError(
+                f"all {stats.num_invalid} episodes of iteration {run.iteration} were invalid: the simulation "
+                "broke down in each. Watch some with `regrip eval --videos 1`, and check the actions' units"
+            )
+        row["train/successes"] += float(rollouts.success.sum())
+        row["train/episodes"] += len(rollouts)
+        run.sampler.update(rollouts.start, rollouts.success)
+        for task, rate in rates_by_task(rollouts).items():
+            row[f"tasks/{task}/successes"] = row.get(f"tasks/{task}/successes", 0) + rate.successes
+            row[f"tasks/{task}/episodes"] = row.get(f"tasks/{task}/episodes", 0) + rate.trials
+        row["tasks/forgotten"] = len(run.sampler.forgotten())
+        row["tasks/hopeless"] = len(run.sampler.hopeless())
+        if config.branches:
+            rollouts = concatenate([rollouts, *grow(config, run, pool, rollouts, row)])
+        reward = run.reward(rollouts)
+        if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
+            return rollouts, reward, row
+        returns = torch.from_numpy(reward.value.sum((1, 2)))
+        live = advantages.grpo(returns, torch.from_numpy(rollouts.group))[1].numpy()
+        rows, missing = choose(live, rollouts.group, missing)
+        ledger.record(rollouts, live, rows)
+        parts.append(rollouts.take(rows))
+        signals.append(take_signal(reward, rows))
+        if not missing:
+            break
+    total = ledger.total()
+    row |= {
+        "episodes/wasted": total.wasted_episodes,
+        "groups/played": total.groups,
+        "groups/used": config.groups - missing,
+        "groups/all_won": total.solved,
+        "groups/all_failed": total.failed,
+        "groups/tied": total.tied,
+        "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
+    }
+    return concatenate(parts), concatenate_signals(signals), row
+
+
+def grow(
+    config: TrainConfig, run: Run, pool: environments.Pool, rollouts: Rollouts, row: dict[str, float]
+) -> list[Rollouts]:
+    """Branches of this iteration's episodes; none before the critics have learnt anything."""
+    if run.learner is None or not run.learner.replay:
+        return []
+    doubt = mpo.doubt(run.policy, run.learner, rollouts)
+    points = choose_points(rollouts, doubt, config.branches // SIBLINGS)
+    branches, stats = branch(
+        pool, run.policy, rollouts, [point for point in points for _ in range(SIBLINGS)],
+        first_group=len(rollouts), run_key=("branch", config.seed, run.iteration),
+        policy_version=run.iteration,
+    )  # fmt: skip
+    run.episodes += len(branches)
+    run.env_steps += int(branches.num_steps.sum())
+    row["episodes/invalid"] += stats.num_invalid
+    row["branches/successes"], row["branches/episodes"] = float(branches.success.sum()), len(branches)
+    return [branches.take(np.flatnonzero(~branches.invalid))]
+
+
+def rates_by_task(rollouts: Rollouts) -> dict[str, Rate]:
+    found: dict[str, Rate] = {}
+    for start, won in zip(rollouts.start, rollouts.success, strict=True):
+        found[start.task] = found.get(start.task, Rate(0, 0)) + Rate(int(won), 1)
+    return found
+
+
+def describe(rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
+    """What the learner is given, in numbers; the reward's own terms by name."""
+    if not len(rollouts):
+        return {}
+    shaped, won = reward.value.sum((1, 2)), rollouts.success
+    ranking = auc(shaped, won, [start.task for start in rollouts.start])
+    found = {
+        "train/steps": float(rollouts.num_steps.mean()),
+        "reward/successes": float(shaped[won].mean()) if won.any() else math.nan,
+        "reward/failures": float(shaped[~won].mean()) if not won.all() else math.nan,
+        "reward/ranking": math.nan if ranking is None else ranking,
+        "reward/judged": float(reward.valid.mean()),
+    }
+    for name, value in reward.components.items():
+        if np.isfinite(value).any() and name not in ("success", "shaped"):
+            found[f"reward/{name}"] = float(np.nanmean(value))
+    return found
+
+
+def take_signal(signal: RewardSignal, rows: np.ndarray) -> RewardSignal:
+    components = {name: value[rows] for name, value in signal.components.items()}
+    return RewardSignal(signal.value[rows], components, signal.valid[rows], signal.relative)
+
+
+def concatenate_signals(signals: Sequence[RewardSignal]) -> RewardSignal:
+    longest = max(signal.value.shape[1] for signal in signals)
+    return RewardSignal(
+        np.concatenate([np.pad(s.value, [(0, 0), (0, longest - s.value.shape[1]), (0, 0)]) for s in signals]),
+        {name: np.concatenate([s.components[name] for s in signals]) for name in signals[0].components},
+        np.concatenate([s.valid for s in signals]),
+        signals[0].relative,
+    )
