@@ -25,7 +25,8 @@ from ..tabletop.control import WIDTH_MAX_M, ControlMode
 from ..tabletop.env import CAMERAS, Beginning, check_arguments, draw, privileged_names, robot_spec
 from ..tabletop.experts import Expert
 from ..tabletop.goals import Memory
-from ..tabletop.tasks import Paraphrase, Task, load
+from ..tabletop.tasks import Task, load
+from ..wording import Paraphrase
 from . import KINDS
 from .control import BatchedArm
 from .physics import Variation

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..tabletop.layout import Layout
 from ..tabletop.scenes import CONTROL_RATE_HZ, SUBSTEPS, Scene
-from ..tabletop.tasks import unknown
+from ..wording import unknown
 
 Array = NDArray[np.float64]
 Fidelity = Literal["standard", "mujoco"]

@@ -26,8 +26,9 @@ from ...datasets.spec import RobotSpec
 from ...datasets.starts import StartState
 from ..demonstrate import Expert
 from ..env import EnvStep
+from ..wording import PARAPHRASES, Paraphrase, unknown
 from .experts import EXPERTS
-from .mapping import PARAPHRASES, Paraphrase, Task, unknown
+from .mapping import Task
 from .tasks import load
 
 if TYPE_CHECKING:

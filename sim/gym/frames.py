@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..wording import unknown
 from .host import Host
-from .mapping import Mapping, MappingError, View, unknown
+from .mapping import Mapping, MappingError, View
 
 Render = Literal["fast", "stock"]
 

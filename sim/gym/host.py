@@ -20,7 +20,8 @@ from gymnasium.spaces.utils import flatdim, unflatten
 from numpy.typing import NDArray
 
 from ..explosion import exploded
-from .mapping import Mapping, MappingError, Place, Task, Vector, unknown
+from ..wording import unknown
+from .mapping import Mapping, MappingError, Place, Task, Vector
 
 Action = Any  # whatever the environment's action space holds
 _idle: dict[tuple[str, str, int], list[Host]] = {}

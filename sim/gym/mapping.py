@@ -7,7 +7,6 @@ robot contract are known where only the policy lives.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import tomllib
@@ -15,12 +14,11 @@ from collections.abc import Mapping as Table
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ...datasets.spec import Axis, Camera, RobotSpec
+from ..wording import Paraphrase, unknown
 
-Paraphrase = Literal["canonical", "train", "heldout"]
-PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
 CONTROL_MODES = ("ee_delta", "ee_position", "joint_position", "joint_velocity")
 ROOTS = ("observation", "info", "reward", "terminated", "mujoco", "attribute")
 VIEWS = ("mujoco", "free", "method", "observation")
@@ -469,13 +467,6 @@ _WORDS: dict[Any, str] = {str: "a text in quotes", dict: "a table", list: "a lis
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The message for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known) or 'none'}"
 
 
 assert {entry.name for entry in dataclasses.fields(Task)} >= set(_TASK) - {"name"}, "every key has a field"

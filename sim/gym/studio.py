@@ -15,9 +15,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ..wording import unknown
 from .frames import Render
 from .host import Host
-from .mapping import Mapping, MappingError, View, unknown
+from .mapping import Mapping, MappingError, View
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # What an environment may change in its model from one episode to the next, and a picture shows.

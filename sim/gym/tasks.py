@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from .mapping import PARAPHRASES, Mapping, MappingError, Paraphrase, read, unknown
+from ..wording import PARAPHRASES, Paraphrase, unknown
+from .mapping import Mapping, MappingError, read
 
 _FOLDER = Path(__file__).parent / "mappings"
 SUITES: dict[str, Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}

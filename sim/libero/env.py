@@ -25,7 +25,7 @@ from ...datasets.spec import RobotSpec
 from ..robosuite import panda
 from ..robosuite.compatibility import LIBERO
 from ..robosuite.panda import PandaEnv, check_pictures
-from ..robosuite.tasks import Paraphrase
+from ..wording import Paraphrase
 from . import assets
 from .tasks import load
 

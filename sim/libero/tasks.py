@@ -11,7 +11,8 @@ import json
 import re
 from importlib import resources
 
-from ..robosuite.tasks import Paraphrase, Task, unknown
+from ..robosuite.tasks import Task
+from ..wording import Paraphrase, unknown
 
 NUM_EVALUATION_STARTS = 50  # of each task, stored in the package
 SETTLE_STEPS = 10  # idle with the hand open before an episode begins, as objects are dropped into the scene

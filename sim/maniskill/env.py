@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from ..env import EnvStep
+from ..wording import PARAPHRASES, Paraphrase
 from . import control
-from .tasks import PARAPHRASES, SUITES, Paraphrase, Task, episode_seed, load, unknown
+from .tasks import SUITES, Task, episode_seed, load, unknown
 
 if TYPE_CHECKING:
     from .experts import Expert

@@ -5,14 +5,11 @@ Nothing here needs the package itself.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from ...datasets.starts import LATTICE_MODULUS, Split, StartState
-
-Paraphrase = Literal["canonical", "train", "heldout"]
-PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
+from .. import wording
+from ..wording import PARAPHRASES, Paraphrase
 
 
 @dataclass(frozen=True)
@@ -218,6 +215,4 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
         )
     if bare != name and bare in known:
         return f"no {kind} is called {name!r}: leave out the '-v1', it is {bare!r}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}"
+    return wording.unknown(kind, name, known)

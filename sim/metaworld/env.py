@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from ..env import EnvStep
-from .tasks import PARAPHRASES, Paraphrase, Task, draw_layout, load, unknown
+from ..wording import PARAPHRASES, Paraphrase, unknown
+from .tasks import Task, draw_layout, load
 
 if TYPE_CHECKING:
     from .stage import Stage

@@ -5,17 +5,13 @@ Nothing here needs the package itself.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...datasets.starts import StartState
-
-Paraphrase = Literal["canonical", "train", "heldout"]
-PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
+from ..wording import PARAPHRASES, Paraphrase, unknown
 
 # Object and goal must be so far apart on the table; the package draws until they are, and would never end on
 # a vector of ours that is too close. (sweep-into measures from the middle of a goal that varies by 1 mm.)
@@ -461,10 +457,3 @@ def draw_layout(start: StartState, low: ArrayLike, high: ArrayLike) -> NDArray[n
         layout[widest] = start.lattice(generator, float(lowest[widest]), float(highest[widest]))
         if len(layout) < 6 or np.linalg.norm(layout[:2] - layout[3:5]) >= apart:
             return layout
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}"

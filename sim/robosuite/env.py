@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ...datasets.spec import RobotSpec
+from ..wording import Paraphrase
 from . import panda
 from .compatibility import ROBOSUITE
 from .panda import PandaEnv, check_pictures
-from .tasks import Paraphrase, load
+from .tasks import load
 
 if TYPE_CHECKING:
     from .experts import Expert

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from ..env import EnvStep
-from .tasks import PARAPHRASES, Paraphrase, Task, unknown
+from ..wording import PARAPHRASES, Paraphrase, unknown
+from .tasks import Task
 
 if TYPE_CHECKING:
     from .picture import Profile

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Paraphrase = Literal["canonical", "train", "heldout"]
-PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
+from ..wording import PARAPHRASES, Paraphrase, unknown
 
 
 @dataclass(frozen=True)
@@ -140,10 +137,3 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
 def has_expert(suite: str, task: str) -> bool:
     """Whether a scripted expert can demonstrate the task (without its suite's name)."""
     return load(suite)[task].has_expert
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}"

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from ..env import Env, EnvStep
+from ..wording import PARAPHRASES, Paraphrase, unknown
 from . import control
 from . import perturb as perturbations
 from .control import CONTROL_MODES, ControlMode
@@ -22,7 +23,7 @@ from .kinematics import ArmKinematics
 from .layout import Layout
 from .mujoco_world import MujocoWorld
 from .scenes import CONTROL_RATE_HZ, HOME_JOINTS, Scene
-from .tasks import PARAPHRASES, Paraphrase, Suite, Task, load, suites, unknown
+from .tasks import Suite, Task, load, suites
 
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)

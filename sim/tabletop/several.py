@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ...datasets.starts import StartState
 from ..env import EnvStep
+from ..wording import unknown
 from .env import TabletopEnv
 from .experts import Expert
-from .tasks import unknown
 
 
 class SeveralSuites:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from ...datasets.starts import StartState
+from ..wording import PARAPHRASES, Paraphrase, unknown
 from .goals import Goal
 from .layout import Layout
 from .scenes import Scene
 from .skills import Script
 
-Paraphrase = Literal["canonical", "train", "heldout"]
 Arrange = Callable[[StartState, np.random.Generator], Layout]
-PARAPHRASES: tuple[Paraphrase, ...] = get_args(Paraphrase)
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,3 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
 def vocabulary(suite: str) -> list[str]:
     """Every word and punctuation mark of every instruction of a suite, held-out ones too, sorted."""
     return sorted({word for text in sentences(suite) for word in re.findall(r"\w+|[^\w\s]", text)})
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}"
