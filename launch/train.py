@@ -252,6 +252,7 @@ def main(args: Sequence[str]) -> int:
                     f"{folder.path} holds a run already: go on with it by --resume {folder.path}, or choose "
                     "another --out"
                 )
+            begin(config)  # refuses what cannot be begun, before the folder counts as taken
             save_config(folder.config, config, {"command": command_line(), "code": code_version()})
         try:
             finished = post_train(config, folder)

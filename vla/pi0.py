@@ -184,7 +184,10 @@ class Pi0Policy(nn.Module):
         self.normalizer, self.tokenizer = normalizer, tokenizer
         self.chunk_size = int(config.chunk_size)
         if not 0 <= settings.execute <= self.chunk_size:
-            raise ValueError(f"execute {settings.execute} is not within 0..{self.chunk_size}, the chunk size")
+            raise ValueError(
+                f"execute {settings.execute}: the policy plans {self.chunk_size} actions, so give 1 to "
+                f"{self.chunk_size}, or 0 for all of them"
+            )
         self.execute = settings.execute or self.chunk_size
         self.cameras = [camera.name for camera in spec.cameras]
         self.pi0 = PI0ForConditionalGeneration(config) if pi0 is None else pi0

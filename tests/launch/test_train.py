@@ -98,6 +98,17 @@ def test_a_run_directory_is_never_taken_twice(
     assert f"go on with it by --resume {tmp_path / 'run'}" in capsys.readouterr().err
 
 
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+    tiny_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset, out = tmp_path / "small.toml", tmp_path / "run"
+    preset.write_text("")
+    line = ["train", str(preset), "--policy", str(tiny_policy), "--env.image-size", "32", "--out", str(out)]
+    assert cli.main([*line, "--execute", "9"]) == 1
+    assert "execute 9: the policy plans 5 actions, so give 1 to 5, or 0" in capsys.readouterr().err
+    assert not (out / "config.json").exists()  # so the same line can be given again, put right
+
+
 def test_grpo_without_anything_to_learn_from_changes_nothing(tiny_policy: Path, tmp_path: Path) -> None:
     """A policy of random weights never succeeds: every group is dead, is replaced, and is dead again."""
     folder = RunDirectory(tmp_path / "run")
