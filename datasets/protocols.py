@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,20 +103,62 @@ class RewardSignal:
         components: name to float32 (B,), unweighted terms, logged by name.
         valid: bool (B,), false where the reward could not judge (its value is then 0).
         relative: true when values only rank inside this batch; such a signal may never detect success.
+        std: float32 (B,D,H), how unsure the reward is of each value; None if it does not say.
     """
 
     value: NDArray[np.float32]
     components: Mapping[str, NDArray[np.float32]]
     valid: NDArray[np.bool_]
     relative: bool
+    std: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A level, not a reward: how far B episodes got at each decision, float32 (B,D) in [0, 1]."""
+    """A level, not a reward: how far B episodes had got at each decision. Higher is better.
+
+    Attributes:
+        value: float32 (B,D); of a progress model in [0, 1], of any other within the scorer's `bounds`.
+        valid: bool (B,), false where the episode could not be judged (its value is then 0).
+        components: name to float32 (B,), for logs.
+        std: float32 (B,D), how unsure the scorer is; None if it does not say.
+    """
 
     value: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    components: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    std: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number for each of B episodes (or B texts). Higher is better.
+
+    Attributes:
+        value: float32 (B,).
+        valid: bool (B,), false where it could not be judged (its value is then 0).
+        components: name to float32 (B,), for logs.
+        std: float32 (B,), how unsure the scorer is; None if it does not say.
+    """
+
+    value: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    components: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    std: NDArray[np.float32] | None = None
+
+
+_T = TypeVar("_T", Progress, Score)
+
+
+@dataclass(frozen=True)
+class Relative(Generic[_T]):
+    """A `Progress` or `Score` that was normalised in its video or its batch: it ranks, and says no more.
+
+    The best of a batch of failures looks like a success here. So it is another type: what detects success
+    takes a `Progress` or a `Score`, and a type checker, and the call itself, refuse this one.
+    """
+
+    ranking: _T
 
 
 class Reward(Protocol):

@@ -34,6 +34,7 @@ from .clustering import Centres, Clustering, Vectors, find_centres, nearest
 from .diagnostics import auc, spearman
 from .embedding import Encoder, collapse, pool, pool_prefixes, prepare
 from .reference_bank import Entries, ReferenceBank, episode_identity
+from .scorers import per_decision, potential_difference
 from .srpo_released import min_max, released_reward
 
 
@@ -353,40 +354,9 @@ class SelfReferential:
         gain = potential_difference(
             potential, rollouts.decision_valid, ~rollouts.truncated | rollouts.success, self.config.gamma
         )
-        steps = rollouts.valid[:, :, None]  # every decision is a row of its own: (B*D,1,H)
-        value = at_last_step(steps.reshape(-1, 1, steps.shape[-1]), gain.reshape(-1)).reshape(
-            rollouts.valid.shape
-        )
+        value = per_decision(rollouts.valid, gain)
         value += at_last_step(rollouts.valid, rollouts.success.astype(np.float32))
         return np.where(valid[:, None, None], value, np.float32(0))
-
-
-def potential_difference(
-    progress: Progress, decision_valid: NDArray[np.bool_], terminated: NDArray[np.bool_], gamma: float
-) -> NDArray[np.float32]:
-    """Turn a level into a reward that does not change which policy is best (Ng et al. 1999, theorem 1).
-
-    gamma * phi(next) - phi(now) for each decision. After the last one, phi(next) is 0 if the episode
-    terminated (the theorem asks for it) and phi(now) if it was cut off: the level was not seen again, so it
-    stays, and a learner that bootstraps there keeps the theorem. The discounted sum over T decisions is
-    therefore -phi_0 for a terminated episode and gamma^T * phi_{T-1} - phi_0 for one that was cut.
-
-    Args:
-        progress: levels (B,D).
-        decision_valid: (B,D) bool; valid decisions come first.
-        terminated: (B,) bool.
-        gamma: discount of one decision.
-
-    Returns:
-        float32 (B,D), 0 where the decision or the episode's progress is not valid.
-    """
-    level = np.where(decision_valid, progress.value, 0.0).astype(np.float64)
-    following = np.concatenate([level[:, 1:], np.zeros((len(level), 1))], axis=1)
-    cut = np.flatnonzero(~terminated & decision_valid.any(1))
-    last = decision_valid[cut].sum(1) - 1
-    following[cut, last] = level[cut, last]
-    shown = decision_valid & progress.valid[:, None]
-    return np.where(shown, gamma * following - level, 0.0).astype(np.float32)
 
 
 def _components(rollouts: Rollouts, episodes: Embedded, shaped: Vectors) -> dict[str, NDArray[np.float32]]:

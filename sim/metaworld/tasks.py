@@ -380,8 +380,8 @@ _ML45_TEST = ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlo
 
 # mt3 is ours: three verbs, three objects, a goal that any picture shows, and none that can be done blind: the
 # expert's mean action sequence, played without looking, solved 5, 5 and 2 of 10 starts (door-close and
-# drawer-close: 10 of 10). mt6 is ours too, six verbs; blind play solved 4, 8, 4, 4, 5 and 2 of 10 other starts
-# (door-open and faucet-open: 10 of 10). The others are the package's; ml10 and ml45
+# drawer-close: 10 of 10). mt6 is ours too, six verbs; blind play solved 4, 8, 4, 4, 5 and 2 of 10 other
+# starts (door-open and faucet-open: 10 of 10). The others are the package's; ml10 and ml45
 # hold tasks back, so a policy trained on one part is measured on tasks it never saw.
 SUITES: dict[str, tuple[str, ...]] = {
     "mt3": ("button-press-topdown", "drawer-open", "lever-pull"),

@@ -12,7 +12,8 @@ from regrip.datasets.protocols import Progress
 from regrip.datasets.starts import SplitError
 from regrip.rewards.clustering import Clustering
 from regrip.rewards.embedding import PixelDownsample, SimulatorState
-from regrip.rewards.self_referential import SelfReferential, SelfReferentialConfig, potential_difference
+from regrip.rewards.scorers import potential_difference
+from regrip.rewards.self_referential import SelfReferential, SelfReferentialConfig
 from regrip.vla.advantages import grpo
 
 
