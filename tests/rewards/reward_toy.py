@@ -1,8 +1,8 @@
 """A world small enough to know every answer: a hand carries a block across a 32-pixel picture to a goal.
 
 Two cameras, ``front`` and ``close``. The block's colour is what the instruction names ("move the red
-block"); a block of another colour stands by and never moves. `privileged` is (hand x, y, block x, y, goal x, y)
-in [0, 1]; `state` is the hand; actions move hand (and block, once reached) by up to 0.1.
+block"); a block of another colour stands by and never moves. `privileged` is hand x, y, block x, y and
+goal x, y in [0, 1]; `state` is the hand; actions move it (and the block, once reached) by up to 0.1.
 """
 
 from __future__ import annotations
