@@ -118,7 +118,7 @@ def hallucination_rate(
     """Of the moments said to be done (`level` above `high`), the share where the truth is below `low`.
 
     EvoVLA's measure (its ``scripts/eval.py``), where `level` is u, how sure it is of the stage, and `truth`
-    is its own gain r; with the released "multiply" form u never reaches `high`, so it takes the "divide" form.
+    is its own gain r; with the released "multiply" form u never reaches `high`, so take the "divide" form.
     In general `level` is any progress in [0, 1] and `truth` what is known: see `trust.examine`.
 
     Returns:

@@ -189,3 +189,8 @@ def backward_levels(subject: Subject, rollouts: Rollouts) -> NDArray[np.float32]
     for row, count in enumerate(rollouts.decision_valid.sum(1)):
         out[row, :count] = level[row, :count][::-1]
     return out
+
+
+def learns(reward: Reward) -> bool:
+    """Whether it keeps what it saw: then it may only be judged on episodes that it did not see."""
+    return bool(reward.state_dict())

@@ -80,9 +80,9 @@ def separation(
 ) -> tuple[Estimate, Estimate]:
     """AUROC and AUPRC of a score for success, inside tasks.
 
-    Where every success of every task lies above every failure (or below), no resample differs and a bootstrap
-    has no width. The interval is then Wilson's for as many even tries as there are start states with a success
-    or with a failure, whichever are fewer.
+    Where every success of every task lies above every failure (or below), no resample differs and a
+    bootstrap has no width. The interval is then Wilson's for as many tries as there are start states with a
+    success or with a failure, whichever are fewer.
     """
     tasks = [start.task for start in rollouts.start]
     why = "no task has both a success and a failure"
@@ -150,7 +150,7 @@ def rank_policies(
 
 
 def lost_after_success(rollouts: Rollouts) -> Estimate:
-    """Of the episodes that had succeeded at some step, the share that ended as failures (World-Env's measure).
+    """Of the episodes that had succeeded at some step, the share that ended as failures, as in World-Env.
 
     A property of the data: it needs episodes that go on after the environment has paid its reward.
     """
