@@ -368,7 +368,11 @@ def print_table(judged: Sequence[Judged], data: Data, console: Console | None = 
     for head in heads:
         table.add_column(head, justify="right")
     for one in judged:
-        numbers = [] if one.findings is None else [str(one.findings.numbers[name]) for name in columns]
+        numbers = (
+            []
+            if one.findings is None
+            else [str(one.findings.numbers[name]).replace(" [", "\n[") for name in columns]
+        )
         table.add_row(one.name, *numbers)
     console.print(table)
     for one in judged:

@@ -34,6 +34,7 @@ from .starc import sampled_distance
 PROBED = 64  # episodes of which copies are made, at most
 DONE = 0.7  # a level above it says "done" (EvoVLA's threshold)
 BINS = 10
+TRUTH_UNKNOWN = "how near each failure came is not known"
 STEPS = 4  # how often `examine` calls `on_step`
 
 
@@ -52,8 +53,7 @@ class Findings:
     Attributes:
         name: of the reward.
         relative: its numbers only rank inside a batch.
-        reads_verdict: it pays otherwise when the verdict is hidden from it.
-        reads_words: episodes carried more than one instruction, so the wrong-words margin was measured.
+        reads_verdict: it scores episodes otherwise when the verdict is hidden from it.
         num_episodes: given.
         num_judged: of them, those the reward could judge.
         num_successes: of those judged.
@@ -169,13 +169,13 @@ def lost_after_success(rollouts: Rollouts) -> Estimate:
     return Estimate(rate.value, rate.interval.low, rate.interval.high)
 
 
-def reads_verdict(subject: Subject, rollouts: Rollouts, blind: Rollouts) -> bool:
-    """Whether a few episodes are paid otherwise when it is hidden how they ended."""
-    rows = np.concatenate(
-        [np.flatnonzero(rollouts.success)[:8], np.flatnonzero(~rollouts.success)[:8]]
-    )  # fmt: skip
+def peeks(subject: Subject, rollouts: Rollouts, blind: Rollouts) -> tuple[bool, bool]:
+    """Whether a few episodes are scored, and whether they are paid, otherwise when their end is hidden."""
+    rows = np.concatenate([np.flatnonzero(rollouts.success)[:8], np.flatnonzero(~rollouts.success)[:8]])
     told, hidden = read(subject, rollouts.take(rows)), read(subject, blind.take(rows))
-    return bool((np.abs(told.paid - hidden.paid) > 1e-5 * (1 + np.abs(told.paid))).any())
+    scored = np.abs(told.score - hidden.score) > 1e-5 * (1 + np.abs(told.score))
+    paid = np.abs(told.paid - hidden.paid) > 1e-5 * (1 + np.abs(told.paid))
+    return bool(scored.any()), bool(paid.any())
 
 
 def examine(
@@ -207,7 +207,7 @@ def examine(
         )
     on_step("reading")
     blind = verdict_hidden(rollouts)
-    peeks = reads_verdict(subject, rollouts, blind)
+    reads_verdict, paid_by_end = peeks(subject, rollouts, blind)
     reading = read(subject, blind)
     judged = np.flatnonzero(reading.judged)
     numbers: dict[str, Estimate] = {}
@@ -221,7 +221,7 @@ def examine(
     on_step("copies")
     numbers |= _margins(subject, blind.take(judged), here, reading.relative)
     on_step("distance")
-    paid = read(subject, rollouts) if peeks else reading
+    paid = read(subject, rollouts) if paid_by_end else reading
     numbers["starc"] = sampled_distance(paid.value, paid.level, paid.judged, rollouts, gamma)
     bins: list[Bin] = []
     if reading.relative:
@@ -239,7 +239,7 @@ def examine(
     return Findings(
         subject.name,
         reading.relative,
-        peeks,
+        reads_verdict,
         len(rollouts),
         len(judged),
         int(here.success.sum()),
@@ -357,7 +357,7 @@ def _failure_ranking(
     tasks: Sequence[str],
 ) -> Estimate:
     if truth is None:
-        return Estimate(None, why="how near each failure came is not known")
+        return Estimate(None, why=TRUTH_UNKNOWN)
     lost = np.flatnonzero(~here.success)
     best = np.where(here.decision_valid[lost], truth[lost], -np.inf).max(1, initial=-np.inf)
     value = spearman(score[lost], best, [tasks[i] for i in lost]) if len(lost) else None

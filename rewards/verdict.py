@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from .estimates import Estimate
-from .trust import Findings
+from .trust import TRUTH_UNKNOWN, Findings
 
 Numbers = Mapping[str, Estimate]
 
@@ -65,47 +67,55 @@ SHARES = ("auroc", "wins_frozen", "wins_reversed", "dithering", "hallucination")
 def sentence(findings: Findings) -> str:
     """What to use a reward for and what not, each "not" with its number. The rules are `USES`.
 
-    A use that is not defined for these episodes is said to be untested. Ranking episodes is only spoken of
+    A use that is not defined for these episodes is said to be untested (ranking failures only where the truth
+    is known but says nothing). Ranking episodes is only spoken of
     where detecting success fails, for the second implies the first.
     """
     if not findings.num_judged:
         return "Nothing can be said: it could judge no episode."
-    good, bad, open_ = [], [], []
+    if findings.reads_verdict and np.ptp(findings.reading.score[findings.reading.judged]) < 1e-6:
+        return (
+            "It repeats the simulator's verdict and sees nothing else: use it where there is a simulator to "
+            "ask, not to judge anything else (with the verdict hidden, all episodes score alike)."
+        )
+    good: list[str] = []
+    bad: dict[str, list[str]] = {}  # reason to uses
+    untested: dict[str, list[str]] = {}
     for use, rules in USES.items():
-        if use == "detecting success" and findings.relative:
-            bad.append(f"{use} (its score only ranks the episodes of one batch)")
-            continue
         if use == "ranking episodes" and "detecting success" in good:
             continue
-        missing = next((rule for rule in rules if rule.needed and _value(findings, rule) is None), None)
-        if missing is not None:
-            open_.append(f"{use} ({findings.numbers[missing.number].why})")
+        if use == "detecting success" and findings.relative:
+            bad.setdefault("its score only ranks the episodes of one batch", []).append(use)
             continue
+        missing = next((rule for rule in rules if rule.needed and _value(findings, rule) is None), None)
         broken = next((rule for rule in rules if _fails(findings, rule)), None)
-        if broken is None:
-            good.append(use)
+        if missing is not None:
+            untested.setdefault(findings.numbers[missing.number].why, []).append(use)
+        elif broken is not None:
+            bad.setdefault(_written(findings, broken), []).append(use)
         else:
-            bad.append(f"{use} ({_written(findings, broken)})")
-    parts = []
-    if findings.reads_verdict:
-        parts.append("It is paid by the simulator's verdict; without the verdict")
+            good.append(use)
+    untested.pop(TRUTH_UNKNOWN, None)  # usually so; saying it of each reward would tell nothing
     text = f"use it for {_list(good)}" if good else "use it for none of what was tested"
-    if bad:
-        text += f", not for {_list(bad)}"
-    if open_:
-        text += f"; not tested: {_list(open_)}"
-    parts.append(text if parts else text[0].upper() + text[1:])
-    return " ".join(parts) + "." + _remarks(findings)
+    text += f", not for {_because(bad)}" if bad else ""
+    text += f"; not tested: {_because(untested)}" if untested else ""
+    if findings.reads_verdict:
+        text = f"it is paid by the simulator's verdict; without the verdict {text}"
+    return text[0].upper() + text[1:] + "." + _remarks(findings, bool(good))
 
 
-def _remarks(findings: Findings) -> str:
+def _because(uses: Mapping[str, list[str]]) -> str:
+    return _list([f"{_list(named)} ({why})" for why, named in uses.items()])
+
+
+def _remarks(findings: Findings, useful: bool) -> str:
     """What a user should know beside the uses."""
     said = ""
     words = findings.numbers["wins_words"].value
-    if words is not None and words < 0.75:
+    if useful and words is not None and words < 0.75:
         said += f" It hardly reads the instruction (right words win {100 * words:.0f} % of the time)."
     error = findings.numbers["ece"].value
-    if error is not None and error > 0.1:
+    if useful and error is not None and error > 0.1:
         said += f" Its score is not a probability of success (off by {error:.2f} on average)."
     if findings.num_judged < findings.num_episodes:
         said += f" It could not judge {findings.num_episodes - findings.num_judged} episodes."

@@ -46,7 +46,7 @@ def test_from_files_to_a_page(tmp_path: Path, save: Save, capsys: pytest.Capture
     weak = save(toy.many(6, 24, seed=1, split="select"), "weak", "weak")
     assert run(tmp_path, good, weak, "--rewards", "binary,self_referential_state") == 0
     said = capsys.readouterr().out
-    assert "binary: It is paid by the simulator's verdict" in said
+    assert "binary: It repeats the simulator's verdict" in said
     assert "from the other half of the start states; no start state is in both" in said
 
     told = numbers(tmp_path)

@@ -59,20 +59,25 @@ def test_what_ranks_but_does_not_detect(oracle: Findings) -> None:
 def test_what_pays_for_staying_is_not_for_shaping(episodes: Rollouts) -> None:
     said = sentence(examine(on_trial("oracle", Level), episodes))
     assert "not for dense shaping (going back and forth earns" in said
-    assert "not tested: ranking failures (how near each failure came is not known)" in said
+    assert "ranking failures" not in said
 
 
 def test_what_only_repeats_the_verdict(episodes: Rollouts) -> None:
     said = sentence(examine(subject("binary", BinarySuccess(), BinarySuccess()), episodes))
     assert said.startswith(
-        "It is paid by the simulator's verdict; without the verdict use it for none of what was tested, "
-        "not for detecting success"
+        "It repeats the simulator's verdict and sees nothing else: use it where there is a simulator to ask"
+    )
+
+
+def test_what_also_reads_the_verdict_is_judged_without_it(oracle: Findings) -> None:
+    assert sentence(replace(oracle, reads_verdict=True)).startswith(
+        "It is paid by the simulator's verdict; without the verdict use it for detecting success"
     )
 
 
 def test_noise_is_good_for_nothing(episodes: Rollouts) -> None:
     assert sentence(examine(on_trial("noise"), episodes)).startswith(
-        "Use it for none of what was tested, not for"
+        "Use it for none of what was tested, not for detecting success and ranking episodes (a success"
     )
 
 
