@@ -345,28 +345,18 @@ def print_table(judged: Sequence[Judged], data: Data, console: Console | None = 
     """One row for each reward, then one sentence for each."""
     console = console or Console()
     if not console.is_terminal:
-        console.width = 140
+        console.width = 120
     known = facts(data)
     title = (
         f"{known['episodes']} episodes from {known['start_states']} starts ({', '.join(known['splits'])}), "
         f"{Rate(known['successes'], known['episodes']).percent} succeeded; by {', '.join(known['policies'])}"
     )
-    columns = (
-        "auroc",
-        "voc",
-        "vroc",
-        "wins_reversed",
-        "wins_frozen",
-        "wins_words",
-        "dithering",
-        "ece",
-        "starc",
-    )
-    heads = ("AUROC", "VOC", "VROC", "> reversed", "> frozen", "> wrong words", "to and fro", "ECE", "STARC")
+    columns = ("auroc", "voc", "wins_reversed", "wins_frozen", "wins_words", "dithering", "ece")
+    heads = ("AUROC", "VOC", "> reversed", "> frozen", "> wrong words", "to and fro", "ECE")
     table = Table(title=title)
-    table.add_column("reward")
+    table.add_column("reward", overflow="fold")
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for one in judged:
         numbers = (
             []

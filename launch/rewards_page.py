@@ -161,7 +161,7 @@ def _strip(frames: NDArray[np.uint8]) -> str:
     for frame in frames[at]:
         picture = Image.fromarray(frame)
         picture.thumbnail((_FRAME, _FRAME))
-        tiles.append(np.asarray(picture))
+        tiles.append(np.pad(np.asarray(picture), ((0, 0), (1, 1), (0, 0)), constant_values=255))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(tiles, 1)).save(buffer, "WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -141,6 +141,8 @@ def _pays_levels(thing: Any) -> bool:
 def _levels_in(thing: Any) -> TrajectoryScorer | None:
     """What has levels: this, or what it is made of."""
     for _ in range(8):
+        if isinstance(thing, SelfReferential) and thing.config.as_released:
+            return None  # its release ranks whole episodes of one batch
         if hasattr(thing, "progress"):
             return thing  # type: ignore[no-any-return]
         if hasattr(thing, "delta"):

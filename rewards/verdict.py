@@ -74,6 +74,11 @@ def sentence(findings: Findings) -> str:
     if not findings.num_judged:
         return "Nothing can be said: it could judge no episode."
     if findings.reads_verdict and np.ptp(findings.reading.score[findings.reading.judged]) < 1e-6:
+        if findings.relative:
+            return (
+                "Not tested: it compares episodes with the successes beside them, so with the simulator's verdict "
+                "hidden it says nothing."
+            )
         return (
             "It repeats the simulator's verdict and sees nothing else: use it where there is a simulator to "
             "ask, not to judge anything else (with the verdict hidden, all episodes score alike)."

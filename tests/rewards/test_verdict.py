@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import reward_toy as toy
+from reward_members import seen
 from reward_toy import Carry
 from trust_toy import on_trial, truth
 
@@ -14,6 +15,7 @@ from regrip.rewards.binary import BinarySuccess
 from regrip.rewards.estimates import Estimate
 from regrip.rewards.readings import subject
 from regrip.rewards.scorers import Level
+from regrip.rewards.self_referential import SelfReferentialConfig
 from regrip.rewards.trust import Findings, examine
 from regrip.rewards.verdict import sentence
 
@@ -72,6 +74,13 @@ def test_what_only_repeats_the_verdict(episodes: Rollouts) -> None:
 def test_what_also_reads_the_verdict_is_judged_without_it(oracle: Findings) -> None:
     assert sentence(replace(oracle, reads_verdict=True)).startswith(
         "It is paid by the simulator's verdict; without the verdict use it for detecting success"
+    )
+
+
+def test_what_lives_on_the_successes_beside_it_is_not_tested(episodes: Rollouts) -> None:
+    released = seen(SelfReferentialConfig(as_released=True))
+    assert sentence(examine(subject("released", released, released), episodes)).startswith(
+        "Not tested: it compares"
     )
 
 
