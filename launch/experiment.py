@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from ..datasets.protocols import Reward
+from ..rewards.monitors import Monitor
 from ..rewards.self_referential import SelfReferentialConfig
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
@@ -136,6 +137,7 @@ class Run:
     reward: Reward
     sampler: StartSampler
     learner: mpo.Learner | None = None
+    monitor: Monitor = field(default_factory=Monitor)
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0
@@ -148,6 +150,8 @@ class Run:
             found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         if self.learner is not None:
             found |= {f"critic.{name}": value for name, value in self.learner.critic.state_dict().items()}
+        bank = self.monitor.reference.state_dict()
+        found |= {f"monitor.{name}": value for name, value in bank.items()}
         return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
 
     def meta(self) -> dict[str, Any]:
@@ -158,6 +162,7 @@ class Run:
             "elapsed_s": self.elapsed_s,
             "best_select": self.best_select,
             "sampler": self.sampler.state_dict(),
+            "monitor": self.monitor.state(),
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
@@ -176,6 +181,9 @@ class Run:
         self.optimizer.load_state_dict(saved)
         self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
         self.sampler.load_state_dict(meta["sampler"])
+        self.monitor.load_state(meta["monitor"])
+        bank = {name: value.numpy() for name, value in part("monitor.").items()}
+        self.monitor.reference.load_state_dict(bank)
         self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
         self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
         self.best_select = float(meta["best_select"])

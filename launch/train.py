@@ -25,6 +25,7 @@ from ..vla.policy_files import save_policy
 from ..vla.sampler import StartSampler
 from ..vla.vision import VisionTower
 from . import environments
+from .alarms import keep_alarms
 from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .evaluate import eval_starts, evaluate, measure
@@ -60,7 +61,9 @@ def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDir
             pool.assist = 0.0
             clock.lap("collect")
             set_learning_rate(config, run)
-            row |= seen | describe(rollouts, reward) | learn(config, run, rollouts, reward)
+            row |= seen | describe(rollouts, reward) | watch(run, rollouts, reward, folder)
+            clock.lap("watch")
+            row |= learn(config, run, rollouts, reward)
             run.iteration += 1
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
@@ -90,6 +93,13 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
         return mpo.update(run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key)
     returns = reward.value.sum((1, 2))
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
+
+
+def watch(run: Run, rollouts: Rollouts, reward: RewardSignal, folder: RunDirectory) -> dict[str, float]:
+    """Hold the reward against the simulator's verdict; what looks wrong is said, written down and filmed."""
+    row, alarms = run.monitor.look(run.iteration, rollouts, reward)
+    keep_alarms(folder.alarms, alarms, rollouts, reward)
+    return row
 
 
 def save_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
