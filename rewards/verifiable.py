@@ -9,7 +9,6 @@ is read by the json module, and NaN, Infinity, too large numbers and too many of
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -141,8 +140,8 @@ class VlaR1:
     unit square is cut to it. A path is judged by `geometry.path_score`. If the response is of another kind
     than the truth the task is worth the least.
 
-    Source: VLA-R1 (arXiv 2510.01623), checked against the released code (``robot_bbox_traj_norm.py``). Left
-    out: nothing. Other than there: paths have 1 to 128 points.
+    Source: VLA-R1 (arXiv 2510.01623), checked against the released code (``robot_bbox_traj_norm.py``). Other
+    than there, numbers must not be strings, and paths have 1 to 128 points.
 
     Attributes:
         giou_range: ``unit`` judges a region by (GIoU + 1) / 2 as the released code does; ``paper`` by GIoU as
@@ -230,8 +229,8 @@ class PlanOverlap:
     Both are JSON lists, bare or in ``<output>``; a step is a text, a list of texts, or
     ``{"skill", "object"}``; case and spaces do not count. More than 128 steps are worth nothing.
 
-    Source: REVER (RoboFarseer): ordered bipartite matching, as the abstract says; the dynamic programme and F1
-    are our derivation, its own normalisation is not verified.
+    Source: REVER (RoboFarseer): ordered bipartite matching, as the abstract says; the dynamic programme and
+    F1 are our derivation, its own normalisation is not verified.
 
     Attributes:
         similarity: of two steps, in [0, 1]; equality by default.
@@ -345,8 +344,8 @@ class MixedAnswer:
     words with the truth's, looked at from both sides.
 
     Source: Mixed-R1 (arXiv 2505.24164): the dispatch and IoU as the abstract says. Its open-ended reward
-    (BMAS) matches embeddings of tokens and takes, for each token, the best match; ours matches equal words and
-    lets each be matched once, or repeating a right word would be free. Its chart reward is left out. Not
+    (BMAS) matches embeddings of tokens and takes, for each token, the best match; ours matches equal words
+    and lets each be matched once, or repeating a right word would be free. Its chart reward is left out. Not
     verified against text or code.
 
     Attributes:
