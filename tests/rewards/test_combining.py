@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import reward_toy as toy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -92,6 +92,7 @@ def test_redistribution(outcome: float, expected: list[float]) -> None:
     assert found[0] == pytest.approx([*expected, 0])
 
 
+@settings(deadline=None)
 @given(
     arrays(np.float64, (3, 5), elements=st.floats(-1e3, 1e3)),
     arrays(np.float64, 3, elements=st.floats(-10, 10)),

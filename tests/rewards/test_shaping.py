@@ -64,6 +64,7 @@ def test_par(reward: float, references: list[float], expected: float) -> None:
     assert par(np.array([reward]), np.array(references))[0] == pytest.approx(expected, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(
     arrays(np.float64, 4, elements=st.floats(-1e6, 1e6)), arrays(np.float64, 3, elements=st.floats(-1e6, 1e6))
 )
@@ -102,13 +103,14 @@ def test_delta() -> None:
     assert returns(signal)[0] == pytest.approx(0.9)
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, (1, 6), elements=st.floats(-5, 5)), st.integers(0, 6), st.integers(0, 5))
 def test_repeating_a_step_adds_nothing(level: np.ndarray, count: int, again: int) -> None:
     valid = np.arange(7)[None] < count
     row = np.concatenate([level, [[0.0]]], 1)
     total = delta(row, valid).sum()
     assert total == pytest.approx(row[0, 0] if count > 1 else 0, abs=1e-9)
-    if 1 < count and again < count:
+    if count > 1 and again < count:
         longer = np.insert(row[0, :6], again, row[0, again])[None]
         assert delta(longer, np.arange(7)[None] < count + 1).sum() == pytest.approx(total, abs=1e-9)
         clipped, longer_clipped = (np.minimum(x - 0.3, 0)[0] for x in (row, longer))
@@ -199,7 +201,7 @@ def test_a_group_turns_over_as_a_whole_a_sample_alone() -> None:
     sample = Pipeline(BinarySuccess(), [NoisyReward(0.4, "sample")])(rollouts)
     each = sample.components["noisy/turned"].reshape(50, 8)
     assert 0.33 < each.mean() < 0.47
-    assert 0 < each.mean(1).std()
+    assert each.mean(1).std() > 0
     assert (each != each[:, :1]).any()
     assert returns(sample) == pytest.approx(np.where(each.ravel() > 0, 1 - won, won))
     again = Pipeline(BinarySuccess(), [NoisyReward(0.4, "sample", seed=1)])(rollouts)

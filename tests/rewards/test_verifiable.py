@@ -124,6 +124,7 @@ def test_rever_plans() -> None:
     assert 0 <= soft.value[0] <= 1  # a similarity out of bounds is cut
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from("ABCD"), max_size=7), st.lists(st.sampled_from("ABCD"), min_size=1, max_size=7)
 )
