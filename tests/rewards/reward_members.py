@@ -164,4 +164,8 @@ def as_trajectory(member: Member) -> TrajectoryScorer:
     return made  # type: ignore[no-any-return]
 
 
+from shaping_members import SHAPING_MEMBERS  # noqa: E402 (it needs what stands above)
+
+MEMBERS += SHAPING_MEMBERS
+
 __all__ = ["MEMBERS", "Level", "Member", "Oracle", "OraclePair", "as_reward", "as_trajectory"]
