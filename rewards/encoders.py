@@ -114,7 +114,7 @@ class Preprocess:
             )
 
     def __call__(self, images: Pictures, device: str = "cpu") -> torch.Tensor:
-        """Uint8 (N,H,W,3) to float32 (N,3,h,w); resized as bytes on the CPU, as these models' own code does."""
+        """Uint8 (N,H,W,3) to float32 (N,3,h,w); resized as bytes, as these models' own code does."""
         picture = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         height, width = picture.shape[-2:]
         target = self.size

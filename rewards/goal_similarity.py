@@ -51,12 +51,12 @@ class VideoToDemonstration:
     An episode whose instruction has no demonstration cannot be judged (`no_demonstration` counts it).
 
     Args:
-        encoder: of clips. One that keeps the order of frames, or an episode played backwards is worth as much.
+        encoder: of clips. If it loses the order of frames, an episode played backwards is worth as much.
         camera: whose pictures.
         shown: instruction to a clip, see `demonstrations`.
 
-    Source: RoboCLIP (Sontakke et al. 2023), checked against the released code, which multiplies the vectors of
-    S3D; ours are of unit length.
+    Source: RoboCLIP (Sontakke et al. 2023), checked against the released code, which multiplies the
+    vectors of S3D; ours are of unit length.
     """
 
     def __init__(self, encoder: VideoEncoder, camera: str, shown: Mapping[str, Pictures]) -> None:
@@ -230,7 +230,7 @@ def liv_value(image: torch.Tensor, goal: torch.Tensor, gamma: float = 0.98) -> t
 def r3m_order_loss(
     first: torch.Tensor, middle: torch.Tensor, last: torch.Tensor, eps: float = 1e-8
 ) -> torch.Tensor:
-    """R3M's time-contrastive part: neighbours in time are nearer than frames further apart, or of other clips.
+    """R3M's time-contrastive part: neighbours in time are nearer than frames far apart, or of other clips.
 
     Args:
         first: (N,E) of a frame of each of N clips.
@@ -238,8 +238,8 @@ def r3m_order_loss(
         last: (N,E) of one later still.
         eps: inside the logarithms.
 
-    Similarity is minus the distance; the other clip is the next in the batch. Source: R3M (Nair et al. 2022) as
-    the paper's text says; which negatives the released code draws was not verified.
+    Similarity is minus the distance; the other clip is the next in the batch. Source: R3M (Nair et al.
+    2022), the form of its released code; which negatives that draws was not verified.
     """
 
     def near(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,8 @@ class OpenClip:
         """Load a model.
 
         Args:
-            source: a folder with ``open_clip_config.json`` and weights; or ``hf-hub:organisation/name``, which is
-                downloaded; or the name of one of open_clip's configurations, such as ``ViT-B-32``.
+            source: a folder with ``open_clip_config.json`` and weights; or ``hf-hub:organisation/name``,
+                which is downloaded; or the name of one of open_clip's configurations, such as ``ViT-B-32``.
             checkpoint: for a name: a file with weights, or one of open_clip's tags, which is downloaded.
             batch: pictures or sentences in one pass.
             device: where to compute.

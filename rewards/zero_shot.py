@@ -29,8 +29,8 @@ def goal_baseline(
 ) -> Vectors:
     """How near a picture is to a target, counting what lies along the way from the baseline more.
 
-    R = 1 - ||P (x - t)||^2 / 2 with P = alpha d d^T / ||d||^2 + (1 - alpha) I and d = t - b. With alpha 0 and t
-    of unit length it is the cosine.
+    R = 1 - ||P (x - t)||^2 / 2 with P = alpha d d^T / ||d||^2 + (1 - alpha) I and d = t - b. With alpha 0
+    and t of unit length it is the cosine.
 
     Args:
         image: x, (N,E) of unit length.
@@ -142,8 +142,8 @@ def synthesis(
         factors: each (N,) in [0, 1].
         penalty: (N,); where below 0 it is the result.
 
-    Source: VLM-RL (hierarchical reward synthesis), checked against the released code, where v is a speed of up
-    to 25 km/h and the factors are centring, heading and steadiness in the lane.
+    Source: VLM-RL (hierarchical reward synthesis), checked against the released code, where v is a speed of
+    up to 25 km/h and the factors are centring, heading and steadiness in the lane.
     """
     value = 1 - np.abs(np.asarray(state, np.float64) - np.asarray(quality, np.float64) * top) / top
     for factor in factors:
@@ -201,7 +201,7 @@ class HierarchicalSynthesis:
             base = base * np.clip(term(frames), 0, 1)
         if self.penalty is not None:
             given = np.maximum(self.penalty(frames), self.worst)
-            base = np.where(given < 0, given, base)
+            base = np.where(given < 0, given, base + 0 * given)
         return np.asarray(base, np.float32)
 
 
@@ -218,8 +218,8 @@ class ContrastingGoals:
         camera: whose pictures.
         positive: sentence for what should be; may hold ``{instruction}``.
         negative: sentence for what should not be any more.
-        width: margin that counts as full. Published CLIP models give margins of a few hundredths; one that was
-            trained on the scene gives margins up to 2.
+        width: margin that counts as full. Published CLIP models give margins of a few hundredths; one
+            that was trained on the scene gives margins up to 2.
     """
 
     encoder: ImageTextEncoder
