@@ -1,9 +1,9 @@
-"""Train a small V-JEPA 2 on one's own episodes: foresee the masked part of a clip, as vectors and not as pixels.
+"""Train a small V-JEPA 2 on one's own episodes: foresee the masked part of a clip, as vectors, not as pixels.
 
-The encoder sees the patches of a clip that are left; a predictor foresees what an averaged copy of the encoder
-makes of the others; the loss is the mean absolute difference to the copy's vectors, each brought to zero mean
-and unit variance. The copy, which follows the encoder slowly, is what is kept. Masks are blocks of the picture
-through the whole clip, as in V-JEPA, one for all clips of a step (ours, for speed).
+The encoder sees the patches of a clip that are left; a predictor foresees what an averaged copy of it makes
+of the others; the loss is the mean absolute difference to the vectors of the copy, each brought to zero mean
+and unit variance. The copy, which follows the encoder slowly, is what is kept. Masks are blocks of the
+picture through the whole clip, as in V-JEPA, one for all clips of a step (ours, for speed).
 
 Source: V-JEPA (Bardes et al. 2024) and V-JEPA 2 (Assran et al. 2025) as their texts say; the model is
 `VJEPA2Model` of transformers. Sizes, masks and schedule are ours.
@@ -12,7 +12,7 @@ Source: V-JEPA (Bardes et al. 2024) and V-JEPA 2 (Assran et al. 2025) as their t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,9 @@ from transformers import VJEPA2Config, VJEPA2Model
 from ..datasets.episode import Rollouts
 from ..datasets.starts import counter_generator, refuse_test
 from .encoders import Pictures, Preprocess, pick_cameras, resample
-from .fit_image_text import Report
 from .transformers_encoders import VJepa
+
+Report = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class VideoFit:
     def __post_init__(self) -> None:
         if self.size % self.patch or self.frames % 2 or self.width % 32 or self.predictor_width % 32:
             raise ValueError(
-                f"size {self.size} must be a multiple of patch {self.patch}, frames {self.frames} even, and width "
-                f"{self.width} and predictor_width {self.predictor_width} multiples of 32"
+                f"size {self.size} must be a multiple of patch {self.patch}, frames {self.frames} even, and "
+                f"width {self.width} and predictor_width {self.predictor_width} multiples of 32"
             )
         if not 0 < self.hidden < 1 or not 0 <= self.momentum < 1 or self.steps < 1 or self.batch < 1:
             raise ValueError("hidden must be in (0, 1), momentum in [0, 1), steps and batch 1 or more")
@@ -122,9 +123,8 @@ def fit_video(rollouts: Sequence[Rollouts], config: VideoFit, report: Report | N
     )
     for step in range(config.steps):
         draw = counter_generator("video fit", config.seed, step)
-        pixels = torch.stack(
-            [config.preprocess(_piece(clips, config.frames, draw)) for _ in range(config.batch)]
-        )
+        pieces = [_piece(clips, config.frames, draw) for _ in range(config.batch)]
+        pixels = torch.stack([config.preprocess(piece) for piece in pieces])
         masked = hidden_tokens(config, draw)
         seen, unseen = (
             torch.from_numpy(np.flatnonzero(which)).expand(config.batch, -1) for which in (~masked, masked)
