@@ -170,9 +170,8 @@ def image_text(model: str, count: int, memory_of: int) -> None:
         print(f"{name:34}{seconds:8.2f}{each:10.2f}{ratio:11.1f}{difference:12.1e}")
     worst = max(difference for *_, difference in rows)
     bar = rows[0][2]
-    print(
-        f"{'holds' if bar >= 5 and worst <= 1e-5 else 'MISSED'}: {bar:.1f} times (bar: 5), same to {worst:.1e}"
-    )
+    verdict = "holds" if bar >= 5 and worst <= 1e-5 else "MISSED"
+    print(f"{verdict}: {bar:.1f} times (bar: 5), same to {worst:.1e}")
     if memory_of:
         for scored, grown in memory(memory_of):
             print(f"scoring {scored:5} episodes: peak memory grew by {grown:.1f} MiB")

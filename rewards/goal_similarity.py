@@ -13,8 +13,15 @@ from torch.nn import functional
 
 from ..datasets.episode import Rollouts
 from ..datasets.protocols import Score
-from .encoders import ImageEncoder, ImageTextEncoder, Pictures, Vectors, VideoEncoder, VideoTextEncoder
-from .encoders import pick_cameras as _pick
+from .encoders import (
+    ImageEncoder,
+    ImageTextEncoder,
+    Pictures,
+    Vectors,
+    VideoEncoder,
+    VideoTextEncoder,
+    pick_cameras,
+)
 from .scorers import Frames
 from .zero_shot import INSTRUCTION, mean_prompt
 
@@ -27,7 +34,7 @@ def demonstrations(rollouts: Rollouts, camera: str) -> dict[str, Pictures]:
     Raises:
         ValueError: there is no such camera, or no success.
     """
-    _pick(rollouts, (camera,))
+    pick_cameras(rollouts, (camera,))
     shown: dict[str, Pictures] = {}
     for row in np.flatnonzero(rollouts.success & rollouts.decision_valid.any(1)):
         length = int(rollouts.decision_valid[row].sum())
@@ -108,7 +115,7 @@ def _clip_similarity(
     encoder: VideoEncoder, camera: str, rollouts: Rollouts, goal: Vectors, known: NDArray[np.bool_]
 ) -> Score:
     """One episode's clip at a time goes to the encoder in lists of 16."""
-    (name,) = _pick(rollouts, (camera,))
+    (name,) = pick_cameras(rollouts, (camera,))
     length = rollouts.decision_valid.sum(1)
     rows = np.flatnonzero((length > 0) & known)
     value = np.full(len(rollouts), np.nan, np.float32)
