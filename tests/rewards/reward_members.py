@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import reward_toy as toy
 from numpy.typing import NDArray
+from vision_members import VISION
 
 from regrip.datasets.protocols import Reward
 from regrip.rewards.binary import BinarySuccess
@@ -139,6 +140,7 @@ MEMBERS: list[Member] = [
         exempt=WHOLE,
     ),
 ]
+MEMBERS += [Member(**entry) for entry in VISION]
 
 
 def as_reward(member: Member) -> Reward:
