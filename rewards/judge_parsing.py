@@ -19,14 +19,18 @@ def numbered(text: str, word: str, count: int, low: float, high: float) -> list[
     Returns:
         None if one is missing or outside [low, high].
     """
-    marks = list(re.finditer(rf"{re.escape(word)}\s*(?:#|no\.?\s*)?(\d{{1,4}})\b", text, re.IGNORECASE))
-    if marks:
-        ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    mark = rf"{re.escape(word)}\s*(?:#|no\.?\s*)?(\d{{1,4}})\b"
+    for pattern in (rf"^\W*{mark}", mark):  # a line may speak of another frame, but begins with its own
+        marks = list(re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE))
+        ends = [one.start() for one in marks[1:]] + [len(text)]
         found = {
-            int(mark[1]): said
-            for mark, end in zip(marks, ends, strict=True)
-            if (said := _last_number(text[mark.end() : end])) is not None
+            int(one[1]): said
+            for one, end in zip(marks, ends, strict=False)
+            if (said := _last_number(text[one.end() : end])) is not None
         }
+        if set(range(1, count + 1)) <= set(found):
+            break
+    if marks:
         numbers = [found.get(index) for index in range(1, count + 1)]
     else:
         every = re.findall(rf"{_ALONE}({_NUMBER})\s*[%％]", text)

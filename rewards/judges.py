@@ -1,9 +1,11 @@
-"""Rewards that are a vision-language model's answers: GVL, TOPReward, RewardDance, rubrics, success.
+"""Rewards that are a vision-language model's answers about frames: GVL, TOPReward, RewardDance.
 
-None of them was run with a pretrained judge here: the arithmetic around the answers is tested, the prompts are
-our own words, and what a given model makes of them is for its user to measure (`diagnostics`). The
-instruction goes into the prompt as it is, whatever its language. What could not be judged is not valid and
-counted: `unjudged` and ``unjudged/<reason>`` are components, the reasons those of `Answer.trouble` and
+Those about whole episodes are in `judge_ratings`, those about two pictures in `judge_preferences`. None of
+them was run with a pretrained judge here: the arithmetic around the answers is tested, the prompts are our
+own words, and what a given model makes of them is for its user to measure (`diagnostics`).
+
+The instruction goes into the prompt as it is, whatever its language. What could not be judged is not valid
+and counted: `unjudged` and ``unjudged/<reason>`` are components, the reasons those of `Answer.trouble` and
 "unreadable" (words that say nothing clear), "no frames" (an episode without decisions).
 """
 
@@ -13,6 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +25,7 @@ from ..datasets.episode import Rollouts
 from ..datasets.protocols import Progress, Relative, Score
 from ..datasets.starts import counter_generator
 from .judge_backends import Answer, Judge, Part, Question
-from .judge_parsing import numbered, rating, yes_or_no
+from .judge_parsing import numbered
 from .scorers import Frames, frames_of
 
 GVL_PROMPT = (
@@ -38,36 +41,23 @@ TOP_ASK = "The robot has completed the task. Answer with one word, True or False
 DANCE_PROMPT = "The task of a robot: {instruction}\nThis picture shows the task done:"
 DANCE_MIDDLE = "And this picture was taken during another attempt:"
 DANCE_ASK = "Is the task done in it as well as in the one before? Answer with one word, yes or no:"
-RATING_PROMPT = "An episode of a robot at work, in order of time. The task: {instruction}"
-RATING_ASK = (
-    "Rate how far the task is done at the end: 1 nothing that helps, 2 a start, 3 about half, 4 nearly, "
-    "5 completely. Answer with one line like this: Score: 3"
-)
-RUBRIC_PROMPT = (
-    "Episodes of a robot with the same task: {instruction}\nThey are to be judged by these principles alone:"
-)
-RUBRIC_ASK = (
-    "Rate each of the {count} episodes by the principles from 1 (against all of them) to 5 (all fulfilled). "
-    "Answer with one line for each, like this: Episode 1: 3"
-)
-SUCCESS_PROMPT = "The end of an episode of a robot at work, in order of time. The task: {instruction}"
-SUCCESS_ASK = "Is the task completed in the last picture? Answer with one word, yes or no:"
+TRUE = "True"
 
-_Said = TypeVar("_Said")
+Said = TypeVar("Said")
 
 
 def spread(length: int, count: int) -> NDArray[np.int64]:
     """At most `count` of 0..length-1, evenly, with the first and the last (with one place: the last)."""
     if count == 1:
-        return np.array([length - 1], np.int64)
+        return np.arange(length)[-1:]
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
 
 
-def _frames(rollouts: Rollouts, row: int, camera: str, at: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+def shown(rollouts: Rollouts, row: int, camera: str, at: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
     return list(frames_of(rollouts, np.full(len(at), row), at).camera(camera))
 
 
-def _asked(
+def ask_each(
     judge: Judge, questions: Sequence[Question | None], candidates: Sequence[str] = ()
 ) -> list[Answer]:
     """Answers; where there is no question, there were no frames."""
@@ -76,7 +66,7 @@ def _asked(
     return [Answer(trouble="no frames") if question is None else next(told) for question in questions]
 
 
-def _read(answer: Answer, parse: Callable[[str], _Said | None]) -> tuple[_Said | None, str]:
+def reading(answer: Answer, parse: Callable[[str], Said | None]) -> tuple[Said | None, str]:
     """What an answer says, and if nothing, why."""
     if answer.trouble:
         return None, answer.trouble
@@ -84,7 +74,7 @@ def _read(answer: Answer, parse: Callable[[str], _Said | None]) -> tuple[_Said |
     return said, "unreadable" if said is None else ""
 
 
-def _reasons(trouble: Sequence[Sequence[str]]) -> dict[str, NDArray[np.float32]]:
+def reasons(trouble: Sequence[Sequence[str]]) -> dict[str, NDArray[np.float32]]:
     """Components (B,) of the reasons met in each of B episodes."""
     named = sorted({reason for row in trouble for reason in row})
     counted = {f"unjudged/{name}": [list(row).count(name) for row in trouble] for name in named}
@@ -92,10 +82,10 @@ def _reasons(trouble: Sequence[Sequence[str]]) -> dict[str, NDArray[np.float32]]
     return {name: np.array(counts, np.float32) for name, counts in counted.items()}
 
 
-def _scored(said: Sequence[float | None], trouble: Sequence[str]) -> Score:
+def scored(said: Sequence[float | None], trouble: Sequence[str]) -> Score:
     value = np.array([0.0 if number is None else number for number in said], np.float32)
     valid = np.array([number is not None for number in said], bool)
-    return Score(value, valid, _reasons([[reason] if reason else [] for reason in trouble]))
+    return Score(value, valid, reasons([[reason] if reason else [] for reason in trouble]))
 
 
 @dataclass(frozen=True)
@@ -135,46 +125,46 @@ class GVL:
         orders: list[NDArray[np.int64]] = []
         questions: list[Question | None] = []
         for row, at in enumerate(places):
-            frames = _frames(rollouts, row, self.camera, at)
+            frames = shown(rollouts, row, self.camera, at)
             orders.append(self._order(rollouts.instruction[row], frames))
-            shown: list[Part] = []
-            for number, index in enumerate(orders[-1], 1):
-                shown += [f"Frame {number}:", frames[index]]
-            said = GVL_PROMPT.format(instruction=rollouts.instruction[row])
-            ask = GVL_ASK.format(count=len(shown) // 2)
-            questions.append(Question((said, frames[0], *shown, ask)) if shown else None)
+            questions.append(self._question(rollouts.instruction[row], frames, orders[-1]))
         value = np.zeros(mask.shape, np.float32)
-        valid, trouble = np.zeros(len(rollouts), bool), []
-        for row, answer in enumerate(_asked(self.judge, questions)):
+        valid, trouble = np.zeros(len(mask), bool), []
+        for row, answer in enumerate(ask_each(self.judge, questions)):
             at, order = places[row], orders[row]
-            if len(at) == 1 and mask[row].any():  # nothing to ask about: the anchor alone
-                answer = Answer(text="0")
-            said, reason = _read(answer, lambda text, n=len(order): _percents(text, n))
+            said, reason = reading(answer, partial(numbered, word="frame", count=len(order), low=0, high=100))
+            if len(at) == 1:  # nothing to ask about: the anchor alone
+                said, reason = [], ""
             trouble.append([reason] if reason else [])
             if said is not None:
                 levels = np.zeros(len(at))
-                levels[order] = said
+                levels[order] = np.array(said) / 100
                 count = int(mask[row].sum())
                 value[row, :count] = np.interp(np.arange(count), at, levels)
                 valid[row] = True
-        return Progress(value, valid, _reasons(trouble))
+        return Progress(value, valid, reasons(trouble))
 
     def _order(self, instruction: str, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
         """Which frame (1...) is shown at each place; random, but the same for the same episode."""
-        key = _digest(instruction, frames)
+        key = digest(instruction, frames)
         return 1 + counter_generator("gvl", self.seed, key).permutation(max(0, len(frames) - 1))
 
+    def _question(
+        self, instruction: str, frames: Sequence[NDArray[np.uint8]], order: NDArray[np.int64]
+    ) -> Question | None:
+        if not len(order):
+            return None
+        parts: list[Part] = [GVL_PROMPT.format(instruction=instruction), frames[0]]
+        for number, index in enumerate(order, 1):
+            parts += [f"Frame {number}:", frames[index]]
+        return Question((*parts, GVL_ASK.format(count=len(order))))
 
-def _percents(text: str, count: int) -> list[float] | None:
-    said = numbered(text, "frame", count, 0, 100) if count else []
-    return None if said is None else [number / 100 for number in said]
 
-
-def _digest(instruction: str, frames: Sequence[NDArray[np.uint8]]) -> str:
-    digest = hashlib.blake2b(instruction.encode("utf-8", "surrogatepass") + b"\0", digest_size=16)
+def digest(instruction: str, frames: Sequence[NDArray[np.uint8]]) -> str:
+    held = hashlib.blake2b(instruction.encode("utf-8", "surrogatepass") + b"\0", digest_size=16)
     for frame in frames:
-        digest.update(repr(frame.shape).encode() + frame.tobytes())
-    return digest.hexdigest()
+        held.update(repr(frame.shape).encode() + frame.tobytes())
+    return held.hexdigest()
 
 
 def advantage_weights(level: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -231,10 +221,7 @@ class TOPReward:
                 numbers = np.array([number for number, _ in read])
                 value[row, : at[-1] + 1] = stretch(at, numbers, int(at[-1]) + 1)
                 valid[row], flat[row] = True, np.ptp(numbers) == 0
-        return Relative(Progress(value, valid, {**_reasons(trouble), "flat": flat}))
-
-
-TRUE = "True"
+        return Relative(Progress(value, valid, {**reasons(trouble), "flat": flat}))
 
 
 def _log_prob(answer: Answer, candidate: str = TRUE) -> tuple[float, str]:
@@ -245,12 +232,12 @@ def _log_prob(answer: Answer, candidate: str = TRUE) -> tuple[float, str]:
 
 
 def _prefix(rollouts: Rollouts, row: int, camera: str, length: int, frames: int) -> Question:
-    pictures = _frames(rollouts, row, camera, spread(length, frames))
+    pictures = shown(rollouts, row, camera, spread(length, frames))
     return Question((TOP_PROMPT.format(instruction=rollouts.instruction[row]), *pictures, TOP_ASK))
 
 
 def stretch(at: NDArray[np.int64], numbers: NDArray[np.floating], length: int) -> NDArray[np.float32]:
-    """Numbers known at some places, stretched to [0, 1] and interpolated to 0..length-1; 0 if all are equal."""
+    """Numbers known at some places, stretched to [0, 1] and interpolated to 0..length-1; 0 if all equal."""
     span = np.ptp(numbers)
     level = (numbers - numbers.min()) / span if span > 0 else np.zeros(len(numbers))
     return np.interp(np.arange(length), at, level).astype(np.float32)
@@ -281,9 +268,9 @@ class TOPRewardSuccess:
             _prefix(rollouts, row, self.camera, int(count), self.frames) if count else None
             for row, count in enumerate(rollouts.decision_valid.sum(1))
         ]
-        read = [_log_prob(answer) for answer in _asked(self.judge, questions, (TRUE,))]
+        read = [_log_prob(answer) for answer in ask_each(self.judge, questions, (TRUE,))]
         said = [None if reason else max(self.floor, number) for number, reason in read]
-        return _scored(said, [reason for _, reason in read])
+        return scored(said, [reason for _, reason in read])
 
 
 @dataclass(frozen=True)
@@ -325,18 +312,18 @@ class RewardDance:
             for said, picture in zip(frames.instruction, frames.camera(self.camera), strict=True)
         ]
         out = np.full(len(frames), np.nan, np.float32)
-        for row, answer in enumerate(_asked(self.judge, questions, ("yes", "no"))):
+        for row, answer in enumerate(ask_each(self.judge, questions, ("yes", "no"))):
             (yes, trouble), (no, _) = _log_prob(answer, "yes"), _log_prob(answer, "no")
             if not trouble:
                 out[row] = math.exp(yes) if self.as_released else 1 / (1 + math.exp(min(700.0, no - yes)))
         return out
 
 
-def last_frames(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]:
+def lastshown(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]:
     """The last frame of one success of each instruction that has any: references for `RewardDance`."""
     length = rollouts.decision_valid.sum(1)
     rows = np.flatnonzero(rollouts.success & (length > 0))
     return {
-        rollouts.instruction[row]: _frames(rollouts, int(row), camera, length[row : row + 1] - 1)[0]
+        rollouts.instruction[row]: shown(rollouts, int(row), camera, length[row : row + 1] - 1)[0]
         for row in rows[::-1]
     }
