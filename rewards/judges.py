@@ -319,7 +319,7 @@ class RewardDance:
         return out
 
 
-def lastshown(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]:
+def last_frames(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]:
     """The last frame of one success of each instruction that has any: references for `RewardDance`."""
     length = rollouts.decision_valid.sum(1)
     rows = np.flatnonzero(rollouts.success & (length > 0))

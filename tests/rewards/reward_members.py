@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import reward_toy as toy
+from judge_members import judge_members
 from numpy.typing import NDArray
 
 from regrip.datasets.protocols import Reward
@@ -138,6 +139,7 @@ MEMBERS: list[Member] = [
         bounds=(-1, 1.5),
         exempt=WHOLE,
     ),
+    *judge_members(Member),
 ]
 
 
