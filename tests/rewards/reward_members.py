@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import reward_toy as toy
+from judge_members import judge_members
 from numpy.typing import NDArray
 from vision_members import VISION
 
@@ -139,6 +140,7 @@ MEMBERS: list[Member] = [
         bounds=(-1, 1.5),
         exempt=WHOLE,
     ),
+    *judge_members(Member),
 ]
 MEMBERS += [Member(**entry) for entry in VISION]
 
