@@ -36,6 +36,11 @@ COMMANDS: dict[str, Command] = {
         "compare", "compare two measurements, paired on start states", "regrip compare A.json B.json"
     ),
     "report": Command("report", "turn a run directory into one HTML page", "regrip report runs/demo-001"),
+    "rewards": Command(
+        "rewards_cli",
+        "record episodes, fit rewards, and see which can be trusted",
+        "regrip rewards record demo --out demo.rollouts",
+    ),
     "envs": Command("envs", "list every task, with pictures", "regrip envs show demo/lift_red"),
     "doctor": Command(
         "doctor", "say what is missing on this machine and check the numerics", "regrip doctor"
