@@ -32,7 +32,15 @@ class NetworkConfig:
     ensemble: int = 1
 
     def __post_init__(self) -> None:
-        sizes = (*self.channels, self.embedding, self.text, self.hidden, self.layers, self.heads, self.ensemble)
+        sizes = (
+            *self.channels,
+            self.embedding,
+            self.text,
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.ensemble,
+        )
         if min(sizes) < 1 or not self.channels or self.hidden % self.heads:
             raise ValueError(f"{self}: every size is at least 1, and heads divide hidden")
 

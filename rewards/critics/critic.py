@@ -26,7 +26,10 @@ class WrongKindError(ValueError):
 
 
 class CriticNetwork(Protocol):
-    """What the trainer needs of a kind's torch module."""
+    """What the trainer needs of a kind's torch module.
+
+    One with a method ``prepare(material)`` is shown the training episodes before the first step.
+    """
 
     senses: Senses
 
@@ -170,7 +173,7 @@ def look(network: CriticNetwork, material: Material, at: NDArray[np.int64]) -> T
 
 
 def listen(network: CriticNetwork, material: Material, sentence: NDArray[np.int64]) -> Tensor:
-    """Sentences of `material` by index (N,) to (N,T); one word in ten is hidden as <unk>... in `hide`."""
+    """Sentences of `material` by index (N,) to (N,T); each is read once."""
     different, back = np.unique(sentence, return_inverse=True)
     device = next(network.senses.parameters()).device
     said = network.senses.sentences(material.sentences[torch.from_numpy(different)].to(device))

@@ -38,6 +38,8 @@ class Senses(nn.Module):
             self.tell: nn.Module = nn.Linear(inputs.text_features, config.text)
         else:
             self.words = nn.Embedding(inputs.vocabulary, config.text, padding_idx=0)
+            with torch.no_grad():
+                self.words.weight[1] = 0  # <unk> is never seen in training: it says nothing
             self.tell = nn.GRU(config.text, config.text, batch_first=True)
 
     def standardise(self, features: Tensor) -> None:
