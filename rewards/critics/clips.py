@@ -1,4 +1,4 @@
-"""Clips of successful episodes for models that read several frames: forward, rewound, paused, still, reversed.
+"""Clips of successes for models that read several frames: forward, rewound, paused, still, reversed.
 
 A clip begins at a frame `start` and is a list of offsets from it. Played forward they rise; a rewind appends
 the last of them in reverse order; a pause repeats one; a still clip is all zeros; a reversed clip falls below

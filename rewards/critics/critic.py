@@ -1,4 +1,4 @@
-"""A trained critic: its network and all that is needed to ask it. What it says is up to its kind's scorers."""
+"""A trained critic: its network and all that is needed to ask it. What it says is up to its kind."""
 
 from __future__ import annotations
 

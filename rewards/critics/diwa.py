@@ -1,6 +1,6 @@
 """DiWA: a success classifier in two parts, an embedding shaped by contrast and a classifier on it.
 
-Source: DiWA (arXiv 2508.03645); its abstract, and a third party's notes for the parts. Embedding MLP with
+Source: DiWA (Diffusion Policy Adaptation with World Models); its abstract, and a third party's notes for the parts. Embedding MLP with
 NT-Xent and classification MLP with cross entropy: as the notes say. Which two frames are a positive pair is
 not verified; here they are two frames of the same task and class, and others of their class and task are left
 out of the denominator instead of being pushed away. In the paper the input is a world model's latent; any
@@ -117,9 +117,7 @@ class DiwaSuccess:
 def dream_index(step: int, denoising: int, count: int) -> int:
     """The place in the dream of control step t and denoising step k = K..1: t K + (K - k)."""
     if not 1 <= denoising <= count or step < 0:
-        raise ValueError(
-            f"step {step}, denoising step {denoising} of {count}: expected t >= 0 and K >= k >= 1"
-        )
+        raise ValueError(f"step {step}, denoising step {denoising} of {count}: expected t >= 0, K >= k >= 1")
     return step * count + count - denoising
 
 

@@ -1,4 +1,4 @@
-"""Critics in a folder: weights as safetensors, all else as JSON. What is damaged or another kind is refused."""
+"""Critics in a folder: weights as safetensors, all else as JSON. What is damaged is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CriticFileError(ValueError):
 
 
 def save_critic(critic: Critic, folder: Path) -> None:
-    """Write a critic; the JSON comes last and holds a hash of the weights, so a part is never taken for whole.
+    """Write a critic; the JSON comes last, with a hash of the weights: a part is never taken for whole.
 
     Raises:
         OSError: the place cannot be written.

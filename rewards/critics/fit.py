@@ -1,4 +1,4 @@
-"""The trainer of all critics: split by start state, AdamW, early stopping, the same again for the same seed."""
+"""The trainer of all critics: split by start state, AdamW, early stopping, one result for one seed."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def prepare(
     rows, decisions = np.nonzero(mask)
     if not len(rows):
         raise DataError(
-            f"none of {len(rollouts)} episodes can be learned from: each broke down, or has no decision or no "
-            "instruction; record others with `regrip rewards record`"
+            f"none of {len(rollouts)} episodes can be learned from: each broke down, or has no decision or "
+            "no instruction; record others with `regrip rewards record`"
         )
     frames = frames_of(rollouts, rows, decisions)
     cameras = config.training.cameras or tuple(sorted(rollouts.images))
@@ -196,8 +196,8 @@ def split(rollouts: Rollouts, material: Material, share: float, seed: int) -> tu
     won = {start: bool(rollouts.success[rows].any()) for start, rows in starts.items()}
     if sum(won.values()) < 2:
         raise DataError(
-            f"{sum(won.values())} of {len(starts)} start states have a success, expected at least 2: one to learn "
-            "from and one to hold out; record more episodes, or use a better policy"
+            f"{sum(won.values())} of {len(starts)} start states have a success, expected at least 2: one to "
+            "learn from and one to hold out; record more episodes, or use a better policy"
         )
     held: list[int] = []
     for wanted in (True, False):
@@ -219,8 +219,9 @@ def split(rollouts: Rollouts, material: Material, share: float, seed: int) -> tu
 def measure(critic: Critic, rollouts: Rollouts) -> dict[str, float]:
     """What a critic's levels are worth on episodes.
 
-    ``order`` is the rank correlation of levels and time in successes (VOC), ``auroc`` the probability that the
-    highest level of a success is above that of a failure of its task. Absent where the episodes cannot tell.
+    ``order`` is the rank correlation of levels and time in successes (VOC), ``auroc`` the probability that
+    the highest level of a success is above that of a failure of its task. Absent where the episodes cannot
+    tell.
     """
     levels, _ = ranking(kind_of(critic.kind).progress(critic).progress(rollouts))
     rows, decisions = np.nonzero(rollouts.decision_valid & (rollouts.success & levels.valid)[:, None])
@@ -259,7 +260,7 @@ def _train(
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise DataError(
-                f"the loss is {losses[-1]} at step {step}: lower learning_rate, or look for extreme embeddings"
+                f"the loss is {losses[-1]} at step {step}: lower the learning rate or look at the inputs"
             )
         if step % told.evaluate_every and step < told.steps:
             continue

@@ -62,8 +62,8 @@ def pixels(frames: Frames, cameras: Sequence[str], size: tuple[int, int] | None)
     for name in cameras:
         if name not in frames.images:
             raise InputError(
-                f"no camera {name!r} in what is to be judged, it has {sorted(frames.images)}: the critic sees "
-                f"{', '.join(cameras)}; record that camera, or fit a critic on those there are"
+                f"no camera {name!r} in what is to be judged, it has {sorted(frames.images)}: the critic "
+                f"sees {', '.join(cameras)}; record that camera, or fit a critic on those there are"
             )
         size = size or (frames.images[name].shape[1], frames.images[name].shape[2])
         found = frames.images[name].shape[1:3]

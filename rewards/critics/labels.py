@@ -20,7 +20,7 @@ class LabelOptions:
         last: how many frames at the end of a success show it. A decision's frame is taken before its chunk is
             executed, so the last one may be taken just before success.
         clear: frames of a success before this share of it do not show it; those between are left out.
-        mismatched: share of the samples that show a success but are told with another task's words: no success.
+        mismatched: share of the samples that show a success but are told with another task's words: none.
     """
 
     last: int = 1

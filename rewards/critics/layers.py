@@ -1,4 +1,4 @@
-"""The parts critics are made of: eyes, ears, text that steers features, a causal transformer, output heads."""
+"""The parts critics are made of: eyes, ears, words that steer features, a transformer, output heads."""
 
 from __future__ import annotations
 

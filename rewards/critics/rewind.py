@@ -2,12 +2,13 @@
 
 Source: ReWiND (arXiv 2505.10911). Checked against the released code: targets (k + 1) / (N - start), rewinding
 with probability 0.8 by appending the reversed tail, level 0 for other words, only the first frame marked by
-position, mean squared error without the first frame of a clip, clips of 16 frames; 512 wide, 4 layers, 8 heads
-and AdamW 1e-4 in the size ``large``. The release's top-level model does not run (an undefined mask); this is
-not a port. Ours: still, reversed and paused clips, which the release has not; other words in one share of the
-clips, where the release rolls the batch and mixes in a fifth; the first frame's own level, which the loss
-leaves out, is read from that frame shown twice. The release pays the last level at every step and 64 for
-success: that is `regrip.rewards.scorers.Level` and `regrip.rewards.pipeline.AddSuccess`.
+position, mean squared error without the first frame of a clip, clips of 16 frames; 512 wide, 4 layers, 8
+heads and a learning rate of 1e-4 in the size ``large``. The release's top-level model does not run (an
+undefined mask); this is not a port. Ours: still, reversed and paused clips, which the release has not; other
+words in one share of the clips, where the release rolls the batch and mixes in a fifth; the first frame's own
+level, which the loss leaves out, is read from that frame shown twice. The release pays the last level at
+every step and 64 for success: that is `regrip.rewards.scorers.Level` and
+`regrip.rewards.pipeline.AddSuccess`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ...datasets.episode import Rollouts
 from ...datasets.protocols import Progress
 from ..scorers import judged
-from .clips import Clips, ClipOptions, draw_clips, prefix_clips, share_done
+from .clips import ClipOptions, Clips, draw_clips, prefix_clips, share_done
 from .config import CriticConfig
 from .critic import Critic, Seen, listen, look
 from .inputs import Inputs, Material
@@ -101,7 +102,7 @@ def read_prefixes(
 
 
 def levels_of(seen: Seen, found: list[Tensor]) -> Progress:
-    """Levels (members,D_b) of each episode as `Progress`; episodes whose words are not known are not valid."""
+    """Levels (members,D_b) of each episode as `Progress`; not valid where the words are not known."""
     value = np.full(seen.mask.shape, np.nan, np.float32)
     spread = np.zeros(seen.mask.shape, np.float32)
     members = 1

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ...datasets.episode import Rollouts
 from ...datasets.protocols import Progress, Score
-from .clips import Clips, ClipOptions, draw_clips, rewound, share_gone, stack_clips, thin
+from .clips import ClipOptions, Clips, draw_clips, rewound, share_gone, stack_clips, thin
 from .config import CriticConfig
 from .critic import Critic, listen, look
 from .inputs import Inputs, Material

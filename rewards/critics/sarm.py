@@ -88,7 +88,7 @@ def annotated_stages(stage: NDArray[np.floating], stages: int) -> NDArray[np.flo
 
 
 def knots_of(stage_levels: list[NDArray[np.float32]], stages: int) -> NDArray[np.float32]:
-    """What the level is at the beginning of each stage, and at the end of the last: mean shares of time, summed.
+    """Levels at the beginning of each stage and the end of the last: mean shares of time, summed.
 
     Args:
         stage_levels: stage + fraction of each success.

@@ -40,8 +40,9 @@ class VlacOptions:
         reversed: ... back ...
         still: ... nowhere ...
         mismatched: ... or are told with another task's words.
-        mismatch: what a pair with other words is worth: ``zero``, neither nearer nor farther, or ``negative``,
-            the negative of the forward label (then a film played backwards gains under wrong words).
+        mismatch: what a pair with other words is worth: ``zero``, neither nearer nor farther, or
+            ``negative``, the negative of the forward label (a film played backwards then gains under wrong
+            words).
         short: share of the pairs that are one frame apart, as they are when an episode is judged.
         reference: share of the batches in which reference frames are shown.
         reference_frames: how many, at most.
@@ -107,7 +108,7 @@ class VlacNetwork(nn.Module):
         return torch.tanh((there - back) / 2)
 
     def place(self, frames: Tensor, reference: Tensor, progress: Tensor) -> Tensor:
-        """The progress at which (N,E) frames look like one of (N,K,E) or (K,E), with (K,) told of each: (N,)."""
+        """The progress at which (N,E) frames look like a reference's (K,E), of which (K,) is told: (N,)."""
         distance = (frames[:, None] - reference).square().mean(-1)
         return torch.as_tensor(
             (torch.softmax(-distance * self.sharpness.exp() * 4, dim=-1) * progress).sum(-1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import critic_members
 import numpy as np
 import reward_toy as toy
 from numpy.typing import NDArray
@@ -139,6 +140,8 @@ MEMBERS: list[Member] = [
         exempt=WHOLE,
     ),
 ]
+
+MEMBERS += critic_members.members(Member)
 
 
 def as_reward(member: Member) -> Reward:
