@@ -1,10 +1,10 @@
 """A reward of several heads, some of which are gates: IRL-VLA's reward model, for any task.
 
-Source: IRL-VLA (a reward world model for driving). Only its abstract could be read (the repository holds a README), so its
-network, losses and data are not verified. Known is what NAVSIM's EPDMS score is made of: a product of gates
-times a weighted mean (general knowledge, not read again for this). `EPDMS_GATES` and `EPDMS_WEIGHTS` are its
-parts. For a robot the gates may be safety terms and the heads the quality of the work; the defaults need no
-annotation: one gate, that the words fit, and two heads, progress and success.
+Source: IRL-VLA (a reward world model for driving). Only its abstract could be read, so its network, losses
+and data are not verified. Known is what NAVSIM's EPDMS score is made of: a product of gates times a weighted
+mean (general knowledge, not read again for this); `EPDMS_GATES` and `EPDMS_WEIGHTS` are its parts. For a
+robot the gates may be safety terms and the heads the quality of the work; the defaults need no annotation:
+one gate, that the words fit, and two heads, progress and success.
 """
 
 from __future__ import annotations

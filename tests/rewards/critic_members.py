@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,10 @@ from regrip.rewards.critics import diwa, multi_head, rewind, robometer, sarm, su
 from regrip.rewards.critics.config import NetworkConfig, TrainingConfig
 from regrip.rewards.critics.critic import Critic
 from regrip.rewards.critics.fit import fit
-from regrip.rewards.critics.kinds import default_config
+from regrip.rewards.critics.kinds import default_config, kind_of
+from regrip.rewards.diagnostics import auc
 from regrip.rewards.embedding import PixelDownsample
+from regrip.rewards.scorers import TrajectoryScorer, ranking
 
 ENCODER = PixelDownsample(8, ("front",))
 STEPS = {"vlac": 300, "rewind": 300, "sarm": 300, "robometer": 300}
@@ -35,6 +38,20 @@ def fitted(kind: str) -> Critic:
     training = TrainingConfig(steps=steps, learning_rate=3e-3, evaluate_every=steps // 3)
     config = replace(config, network=NetworkConfig(ensemble=2), training=training)
     return fit(kind, episodes(), config, encoder=ENCODER)
+
+
+def progress_of(critic: Critic) -> TrajectoryScorer:
+    return kind_of(critic.kind).progress(critic)
+
+
+def auroc(
+    critic: Critic, rollouts: Rollouts, scorer: Callable[[Critic], TrajectoryScorer] | None = None
+) -> float:
+    """Probability that a success's highest level is above a failure's of the same task."""
+    levels = ranking((scorer or progress_of)(critic).progress(rollouts))[0].value
+    found = auc(levels.max(1), rollouts.success, [start.task for start in rollouts.start])
+    assert found is not None
+    return found
 
 
 def members(member: Any) -> list[Any]:
