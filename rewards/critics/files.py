@@ -44,8 +44,8 @@ def save_critic(critic: Critic, folder: Path) -> None:
         "config": dataclasses.asdict(critic.config),
         "inputs": dataclasses.asdict(critic.inputs),
         "vocabulary": None if critic.words is None else json.loads(critic.words.tokenizer.to_str()),
-        "encoder": None if critic.encoder is None else repr(critic.encoder),
-        "text_encoder": None if critic.text_encoder is None else repr(critic.text_encoder),
+        "encoder": _named(critic.encoder),
+        "text_encoder": _named(critic.text_encoder),
         "weights": hashlib.blake2b(weights, digest_size=32).hexdigest(),
         **critic.card,
     }
@@ -146,6 +146,11 @@ def _filled(default: Any, told: Mapping[str, Any]) -> Any:
 
 def _tupled(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(held) if isinstance(held, list) else held for name, held in told.items()}
+
+
+def _named(encoder: Any) -> str | None:
+    """For the message when it is missing; a function by its name, anything else as it prints."""
+    return None if encoder is None else str(getattr(encoder, "__qualname__", None) or repr(encoder))
 
 
 def _write(path: Path, content: bytes) -> None:

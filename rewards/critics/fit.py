@@ -274,6 +274,8 @@ def _train(
             kept = copy.deepcopy(network.state_dict())
         if since >= told.patience:
             break
+    if not math.isfinite(best):
+        raise DataError("the held-out loss was never finite: lower the learning rate or look at the inputs")
     network.load_state_dict(kept)
     return best_step, best
 

@@ -122,6 +122,8 @@ class MultiHeadNetwork(nn.Module):
         logits = self.logits(look(self, material, at), listen(self, material, sentence))
         wanted = torch.from_numpy(target).to(logits).expand_as(logits)
         known = torch.isfinite(wanted)
+        if not known.any():
+            return logits.sum() * 0
         return F.binary_cross_entropy_with_logits(logits[known], wanted[known])
 
     def _target(self, material: Material, row: int, index: int, right: bool) -> NDArray[np.float32]:

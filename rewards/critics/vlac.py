@@ -49,15 +49,22 @@ class VlacOptions:
         done: what the head for single frames learns from.
     """
 
-    forward: float = 4
-    reversed: float = 3
-    still: float = 1
-    mismatched: float = 2
+    forward: float = 4.0
+    reversed: float = 3.0
+    still: float = 1.0
+    mismatched: float = 2.0
     mismatch: Literal["zero", "negative"] = "zero"
     short: float = 0.4
     reference: float = 0.3
     reference_frames: int = 11
     done: LabelOptions = field(default_factory=LabelOptions)
+
+    def __post_init__(self) -> None:
+        shares = (self.forward, self.reversed, self.still, self.mismatched)
+        if min(shares) < 0 or self.forward + self.reversed <= 0 or self.reference_frames < 2:
+            raise ValueError(
+                f"{self}: shares are at least 0, some pairs go forward or back, a reference has 2 frames"
+            )
 
 
 def pair_label(i: int, j: int, length: int) -> float:

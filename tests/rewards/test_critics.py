@@ -78,7 +78,7 @@ class TestClips:
     def test_a_clip_stays_in_its_episode(self, length: int, seed: int) -> None:
         start, offsets = draw_clip(length, ClipOptions(), np.random.default_rng(seed))
         assert offsets[0] == 0
-        assert 0 <= (start + offsets).min()
+        assert (start + offsets).min() >= 0
         assert (start + offsets).max() < length
 
     @given(st.integers(1, 40), st.integers(2, 8))
