@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import critic_members
 import numpy as np
 import reward_toy as toy
 from judge_members import judge_members
@@ -143,6 +144,8 @@ MEMBERS: list[Member] = [
     *judge_members(Member),
 ]
 MEMBERS += [Member(**entry) for entry in VISION]
+
+MEMBERS += critic_members.members(Member)
 
 
 def as_reward(member: Member) -> Reward:
