@@ -10,12 +10,15 @@ import torch
 
 from ..datasets.protocols import Reward
 from ..rewards.monitors import Monitor
+from ..rewards.presets import PRESETS
 from ..rewards.self_referential import SelfReferentialConfig
+from ..sim.wording import unknown
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.seeing import SeeingConfig
 from .environments import EnvConfig
+from .materials import JudgeConfig
 
 SIBLINGS = 4
 """Episodes from one decision that is tried again."""
@@ -33,7 +36,9 @@ class TrainConfig:
         grpo: settings of GRPO.
         mpo: settings of MPO.
         ppo: settings of PPO.
-        reward: ``self_referential`` or ``binary``.
+        reward: by name; `regrip rewards list` shows all.
+        reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.
+        judge: a vision-language model, for the rewards that ask one.
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
             ``pixels`` on a coarse grid, or simulator ``state``.
         self_referential: settings of that reward.
@@ -73,7 +78,9 @@ class TrainConfig:
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
-    reward: Literal["self_referential", "binary"] = "self_referential"
+    reward: str = "self_referential"
+    reward_model: str = ""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
     assist: float = 0.0
@@ -102,6 +109,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.reward not in PRESETS:
+            raise ValueError(unknown("reward", self.reward, list(PRESETS)))
         if self.final_noise_level is not None and self.noise_level is None:
             raise ValueError(
                 f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"

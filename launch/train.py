@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,10 @@ from types import FrameType, TracebackType
 import torch
 
 from ..datasets.episode import Rollouts
-from ..datasets.protocols import Reward, RewardSignal
+from ..datasets.protocols import RewardSignal
 from ..datasets.statistics import Rate
-from ..rewards.binary import BinarySuccess
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
-from ..rewards.self_referential import SelfReferential
+from ..rewards.presets import Materials, build
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
 from ..vla.policy_files import save_policy
@@ -30,6 +29,7 @@ from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_publishe
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .evaluate import eval_starts, evaluate, measure
 from .experiment import Run, TrainConfig
+from .materials import open_judge
 from .metrics import MetricsWriter
 from .policies import open_policy
 from .practice import assist, describe, gather, look_closer, noise_level, set_learning_rate
@@ -311,14 +311,7 @@ def begin(config: TrainConfig) -> Run:
         policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
     )
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
-    encoders: dict[str, Encoder] = {
-        "vision": VisionTower(policy),
-        "pixels": PixelDownsample(),
-        "state": SimulatorState(),
-    }
-    reward: Reward = BinarySuccess()
-    if config.reward == "self_referential":
-        reward = SelfReferential(encoders[config.encoder], config.self_referential, f"seed {config.seed}")
+    reward = build(config.reward, materials(config, policy))[1]
     learner = None
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
@@ -331,6 +324,25 @@ def begin(config: TrainConfig) -> Run:
         environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
     )
     return Run(policy, optimizer, reward, sampler, learner)
+
+
+def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:
+    """What the run's reward is made of."""
+    encoders: dict[str, Callable[[], Encoder]] = {
+        "vision": lambda: VisionTower(policy),
+        "pixels": PixelDownsample,
+        "state": SimulatorState,
+    }
+    step = {"mpo": config.mpo.gamma, "ppo": config.ppo.gamma, "grpo": 1.0}[config.algorithm]
+    return Materials(
+        run=f"seed {config.seed}",
+        gamma=step**policy.execute,
+        camera=policy.cameras[0],
+        encoder=encoders[config.encoder](),
+        model=Path(config.reward_model) if config.reward_model else None,
+        judge=open_judge(config.judge),
+        self_referential=config.self_referential,
+    )
 
 
 def measure_and_film(
