@@ -58,13 +58,18 @@ def motion_term(motion: NDArray[np.floating], command: NDArray[np.floating]) -> 
 class InverseModel(nn.Module):
     """Two embeddings to the command between them, and the scales it was fitted with (saved as buffers).
 
+    It looks at the embeddings' leading principal directions only: there are seldom enough transitions for
+    more.
+
     Args:
         width: E, of an embedding.
         num_actions: A.
         hidden: width of the two hidden layers.
+        directions: how many principal directions are kept, at most E.
     """
 
-    level_mean: Tensor
+    basis: Tensor
+    mean: Tensor
     level_scale: Tensor
     change_scale: Tensor
     action_mean: Tensor
@@ -72,26 +77,29 @@ class InverseModel(nn.Module):
     motion_per_command: Tensor
     explained: Tensor
 
-    def __init__(self, width: int, num_actions: int, hidden: int = 128) -> None:
+    def __init__(self, width: int, num_actions: int, hidden: int = 64, directions: int = 16) -> None:
         super().__init__()
+        kept = min(width, directions)
         self.net = nn.Sequential(
-            nn.Linear(2 * width, hidden),
+            nn.Linear(2 * kept, hidden),
             nn.GELU(),
             nn.Linear(hidden, hidden),
             nn.GELU(),
             nn.Linear(hidden, num_actions),
         )
-        for name, size in (("level_mean", width), ("level_scale", width), ("change_scale", width)):
+        self.register_buffer("basis", torch.zeros(width, kept))
+        self.register_buffer("mean", torch.zeros(width))
+        for name, size in (("level_scale", kept), ("change_scale", kept), ("action_mean", num_actions)):
             self.register_buffer(name, torch.ones(size))
-        for name in ("action_mean", "action_scale"):
-            self.register_buffer(name, torch.ones(num_actions))
+        self.register_buffer("action_scale", torch.ones(num_actions))
         self.register_buffer("motion_per_command", torch.ones(()))
         self.register_buffer("explained", torch.zeros(()))
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """(N,E) each to normalised commands (N,A)."""
-        level = (before - self.level_mean) / self.level_scale
-        return self.net(torch.cat([level, (after - before) / self.change_scale], -1))  # type: ignore[no-any-return]
+        level = ((before + after) / 2 - self.mean) @ self.basis / self.level_scale
+        change = (after - before) @ self.basis / self.change_scale
+        return self.net(torch.cat([level, change], -1))  # type: ignore[no-any-return]
 
     def normalise(self, action: Tensor) -> Tensor:
         """Physical units to those of `forward`."""
@@ -99,7 +107,7 @@ class InverseModel(nn.Module):
 
     def moved(self, before: Tensor, after: Tensor, action: Tensor) -> NDArray[np.float32]:
         """`motion_term` of (N,E), (N,E) and commands (N,A) in physical units."""
-        motion = _size((after - before) / self.change_scale) / self.motion_per_command
+        motion = _size(after - before) / self.motion_per_command  # not scaled: that would blow noise up
         return motion_term(motion.numpy(), _size(action / self.action_scale).numpy())
 
 
@@ -141,7 +149,13 @@ def transitions(rollouts: Rollouts, encoder: Encoder) -> Transitions:
 
 
 def fit_inverse_dynamics(
-    rollouts: Rollouts, encoder: Encoder, *, hidden: int = 128, steps: int = 400, seed: int = 0
+    rollouts: Rollouts,
+    encoder: Encoder,
+    *,
+    hidden: int = 64,
+    directions: int = 16,
+    steps: int = 400,
+    seed: int = 0,
 ) -> InverseModel:
     """Learn which command leads from one frame to the next.
 
@@ -153,6 +167,7 @@ def fit_inverse_dynamics(
         rollouts: real ones, whose pictures do obey; none of a test start.
         encoder: a fixed function; the model is of use with the same one only.
         hidden: width of the hidden layers.
+        directions: see `InverseModel`.
         steps: of Adam, on batches of 512 transitions.
         seed: of the first weights and the batches.
 
@@ -180,7 +195,7 @@ def fit_inverse_dynamics(
     generator = counter_generator("inverse dynamics", seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**31)))
-        model = InverseModel(data.before.shape[1], data.action.shape[1], hidden)
+        model = InverseModel(data.before.shape[1], data.action.shape[1], hidden, directions)
     _set_scales(model, data.before[train], data.after[train], data.action[train])
     wanted = model.normalise(data.action)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-3)
@@ -267,19 +282,25 @@ def _size(vectors: Tensor) -> Tensor:
 
 
 def _set_scales(model: InverseModel, before: Tensor, after: Tensor, action: Tensor) -> None:
-    """Scales of what the model reads and says; a number that hardly varies is not blown up."""
+    """What the model reads and says, in units of its spread; what hardly varies is not blown up."""
 
-    def floored(values: Tensor, centre: Tensor | float) -> Tensor:
-        size = (values - centre).square().mean(0).sqrt()
+    def floored(values: Tensor) -> Tensor:
+        size = values.square().mean(0).sqrt()
         return size.clamp_min(max(0.05 * float(_size(size)), 1e-8))
 
-    model.level_mean.copy_(before.mean(0))
-    model.level_scale.copy_(floored(before, before.mean(0)))
-    model.change_scale.copy_(floored(after - before, 0.0))
+    model.mean.copy_((before + after).mean(0) / 2)
+    level, change = (before + after) / 2 - model.mean, after - before
+    both = torch.cat(
+        [level / _size(level.flatten()).clamp_min(1e-8), change / _size(change.flatten()).clamp_min(1e-8)]
+    )
+    directions = torch.linalg.svd(both.double(), full_matrices=False)[2].float()
+    kept = min(len(directions), model.basis.shape[1])
+    model.basis[:, :kept] = directions[:kept].T
+    model.level_scale.copy_(floored(level @ model.basis))
+    model.change_scale.copy_(floored(change @ model.basis))
     model.action_mean.copy_(action.mean(0))
-    model.action_scale.copy_(floored(action, 0.0))
-    command = _size(action / model.action_scale)
-    motion = _size((after - before) / model.change_scale)
+    model.action_scale.copy_(floored(action))
+    command, motion = _size(action / model.action_scale), _size(change)
     asked = command > STILL
     if asked.any():
-        model.motion_per_command.copy_((motion[asked] / command[asked]).median().clamp_min(1e-6))
+        model.motion_per_command.copy_((motion[asked] / command[asked]).median().clamp_min(1e-8))

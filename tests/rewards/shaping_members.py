@@ -10,7 +10,7 @@ from reward_members import NO_PAIRS, WHOLE, Member, Oracle, OraclePair
 
 from regrip.rewards.binary import BinarySuccess
 from regrip.rewards.combining import Ensemble, GatedAccumulation, HybridNormalisation
-from regrip.rewards.embedding import PixelDownsample, SimulatorState
+from regrip.rewards.embedding import SimulatorState
 from regrip.rewards.inverse_dynamics import InverseAgreement, InverseModel, fit_inverse_dynamics
 from regrip.rewards.occupancy import OccupancyPenalty
 from regrip.rewards.scorers import Difference, FrameProgress, Level, PairProgress
@@ -32,13 +32,13 @@ def penalised() -> OccupancyPenalty:
 
 @lru_cache(maxsize=1)
 def inverse_model() -> InverseModel:
-    """Fitted to pictures of the toy world."""
-    return fit_inverse_dynamics(toy.many(20, 20, seed=9), PixelDownsample(16, ("front",)), steps=200)
+    """Fitted to the places of the toy world's hand and block."""
+    return fit_inverse_dynamics(toy.many(20, 20, seed=9), SimulatorState((0, 1, 2, 3)), steps=200)
 
 
 def agreement() -> InverseAgreement:
-    """Of the pictures with the commands."""
-    return InverseAgreement(inverse_model(), PixelDownsample(16, ("front",)))
+    """Of what is seen with the commands."""
+    return InverseAgreement(inverse_model(), SimulatorState((0, 1, 2, 3)))
 
 
 def wrapped(answer: object) -> str:

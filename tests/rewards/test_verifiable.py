@@ -298,7 +298,7 @@ TEXTS = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(TEXTS, TEXTS | st.sampled_from(TRUTHS))
 def test_nothing_raises_and_bounds_hold(response: str, truth: str) -> None:
     for scorer in SCORERS:
