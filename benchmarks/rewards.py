@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ from regrip.datasets.episode import Rollouts
 from regrip.datasets.starts import StartState, counter_generator
 from regrip.rewards.encoders import Preprocess
 from regrip.rewards.fit_image_text import ClipFit
-from regrip.rewards.open_clip_encoder import OpenClip, build, open_clip
+from regrip.rewards.open_clip_encoder import OpenClip, build
 from regrip.rewards.scorers import FrameProgress
 from regrip.rewards.zero_shot import NEUTRAL, GoalBaseline, goal_baseline
 
@@ -43,7 +44,7 @@ def encoder_of(model: str) -> OpenClip:
     """``small`` is what `fit_clip` trains; else one of open_clip's configurations, with random weights."""
     if model == "small":
         fit = ClipFit(CAMERA)
-        return build(fit.model, fit.preprocess)
+        return build(fit.model, Preprocess((fit.size, fit.size), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     config = open_clip.get_model_config(model)
     if config is None:
         raise SystemExit(

@@ -131,6 +131,18 @@ class Preprocess:
         return (picture.to(device).float() / 255 - mean) / std
 
 
+def normalised_by(frames: Sequence[Pictures], size: int) -> Preprocess:
+    """Squeeze into `size` and normalise by the frames' own mean and spread: a plain background is near 0.
+
+    Args:
+        frames: parts, each (N,H,W,3); every part counts by up to 64 to 127 of its frames.
+        size: pixels of a side.
+    """
+    some = np.concatenate([part[:: max(1, len(part) // 64)] for part in frames]).reshape(-1, 3) / 255
+    mean, std = some.mean(0).round(4).tolist(), np.maximum(some.std(0).round(4), 0.02).tolist()
+    return Preprocess((size, size), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
 def unit(vectors: NDArray[np.floating]) -> Vectors:
     """(...,E) scaled to length 1; NaN where the length is 0 or not finite."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -159,7 +171,7 @@ def each_once(
     encode: Callable[[NDArray[np.uint8]], NDArray[np.floating]],
 ) -> Vectors:
     """Encode each different picture (or clip of one length) once, `batch` at a time; (N,E) of unit length."""
-    first, which = distinct(pictures)
+    first, which = distinct(list(pictures))
     found = np.zeros((len(first), width), np.float32)
     for begin in range(0, len(first), batch):
         rows = first[begin : begin + batch]

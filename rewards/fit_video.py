@@ -26,7 +26,7 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from ..datasets.episode import Rollouts
 from ..datasets.starts import counter_generator, refuse_test
-from .encoders import Pictures, Preprocess, pick_cameras, resample
+from .encoders import Pictures, normalised_by, pick_cameras, resample
 from .transformers_encoders import VJepa
 
 Report = Callable[[int, float], None]
@@ -93,10 +93,6 @@ class VideoFit:
             pred_num_mask_tokens=1,
         )
 
-    @property
-    def preprocess(self) -> Preprocess:
-        return Preprocess((self.size, self.size), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "bilinear")
-
 
 def fit_video(rollouts: Sequence[Rollouts], config: VideoFit, report: Report | None = None) -> VJepa:
     """Train it; the same seed gives the same weights (CPU). Successes and failures alike are looked at.
@@ -111,6 +107,7 @@ def fit_video(rollouts: Sequence[Rollouts], config: VideoFit, report: Report | N
         ValueError: a camera is missing, or no episode has two frames.
     """
     clips = _clips(rollouts, config.camera)
+    preprocess = normalised_by([clip[:1] for clip in clips[:256]], config.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: Any = VJEPA2Model(config.model).train()
@@ -124,7 +121,7 @@ def fit_video(rollouts: Sequence[Rollouts], config: VideoFit, report: Report | N
     for step in range(config.steps):
         draw = counter_generator("video fit", config.seed, step)
         pieces = [_piece(clips, config.frames, draw) for _ in range(config.batch)]
-        pixels = torch.stack([config.preprocess(piece) for piece in pieces])
+        pixels = torch.stack([preprocess(piece) for piece in pieces])
         masked = hidden_tokens(config, draw)
         seen, unseen = (
             torch.from_numpy(np.flatnonzero(which)).expand(config.batch, -1) for which in (~masked, masked)
@@ -146,9 +143,7 @@ def fit_video(rollouts: Sequence[Rollouts], config: VideoFit, report: Report | N
         if report is not None and (step + 1) % max(1, config.steps // 20) == 0:
             report(step + 1, loss.item())
     model.encoder.load_state_dict(copy.state_dict())
-    return VJepa(
-        model.requires_grad_(False), config.preprocess, "V-JEPA 2 fitted to the scene", batch=config.batch
-    )
+    return VJepa(model.requires_grad_(False), preprocess, "V-JEPA 2 fitted to the scene", batch=config.batch)
 
 
 def hidden_tokens(config: VideoFit, draw: np.random.Generator) -> NDArray[np.bool_]:

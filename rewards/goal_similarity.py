@@ -38,7 +38,7 @@ def demonstrations(rollouts: Rollouts, camera: str) -> dict[str, Pictures]:
     shown: dict[str, Pictures] = {}
     for row in np.flatnonzero(rollouts.success & rollouts.decision_valid.any(1)):
         length = int(rollouts.decision_valid[row].sum())
-        shown.setdefault(rollouts.instruction[row], rollouts.images[camera][row, :length])
+        shown.setdefault(rollouts.instruction[int(row)], rollouts.images[camera][row, :length])
     if not shown:
         raise ValueError(f"none of {len(rollouts)} episodes succeeded, so none can show the goal")
     return shown
@@ -78,7 +78,7 @@ class VideoToDemonstration:
         known = np.array([said in self._goal for said in rollouts.instruction], bool)
         goal = np.zeros((len(rollouts), self.encoder.width), np.float32)
         for row in np.flatnonzero(known):
-            goal[row] = self._goal[rollouts.instruction[row]]
+            goal[row] = self._goal[rollouts.instruction[int(row)]]
         score = _clip_similarity(self.encoder, self.camera, rollouts, goal, known)
         return Score(
             score.value,

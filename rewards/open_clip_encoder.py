@@ -20,10 +20,13 @@ from .encoders import Pictures, Preprocess, TextCache, Vectors, check_pictures, 
 
 try:
     import open_clip
+    from open_clip import ClipLoss
 except ImportError as error:
     raise ImportError(
         "this encoder needs open_clip, which is not installed: pip install 'regrip[clip]'"
     ) from error
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ClipLoss", "OpenClip", "build", "save"]
 
 Tokenize = Callable[[list[str]], torch.Tensor]
 

@@ -20,7 +20,7 @@ from regrip.rewards.scorers import FrameProgress
 from regrip.rewards.transformers_encoders import VJepa
 from regrip.rewards.zero_shot import NEUTRAL, GoalBaseline
 
-TINY = replace(SMALL, width=32, layers=1, embed=32, steps=3, pictures=4)
+TINY = replace(SMALL, width=8, embed=32, steps=3, pictures=4)
 VIDEO = VideoFit("front", size=32, frames=4, width=64, layers=2, predictor_width=32, steps=3, batch=4)
 
 
@@ -42,7 +42,7 @@ def test_what_cannot_be_learnt_from_is_named() -> None:
         told_frames([replace(toy.many(1, 0), instruction=[" "])], SMALL)
     with pytest.raises(ValueError, match="no camera 'side'"):
         told_frames([toy.many(1, 0)], replace(SMALL, camera="side"))
-    with pytest.raises(ValueError, match="size 30 must be a multiple of patch 8"):
+    with pytest.raises(ValueError, match="size 30 and text_width 32 must be multiples of 32"):
         replace(SMALL, size=30)
     with pytest.raises(ValueError, match="none of 0 episodes has two frames"):
         fit_video([toy.many(1, 0).take([])], VIDEO)
@@ -89,7 +89,7 @@ def test_masks_are_blocks_through_time_and_leave_something() -> None:
 
 @pytest.mark.slow
 def test_a_fitted_clip_ranks_the_moments_of_unseen_episodes() -> None:
-    encoder = fit_clip([toy.many(240, 60, seed=50)], replace(SMALL, steps=400))
+    encoder = fit_clip([toy.many(240, 60, seed=50)], replace(SMALL, steps=150))
     rollouts = toy.many(30, 30, seed=3)
     level = FrameProgress(GoalBaseline(encoder, "front")).progress(rollouts).value
     truth = toy.progress_of(rollouts.privileged)

@@ -10,7 +10,7 @@ import pytest
 import reward_toy as toy
 import torch
 from encoder_models import small_clip
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reward_toy import Carry
@@ -84,6 +84,7 @@ def test_targets_are_averaged_and_not_brought_back_to_unit_length() -> None:
     assert plain.score(moments(1))[0] == pytest.approx(0.75)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-1, 1), min_size=9, max_size=9).filter(
         lambda n: min(np.linalg.norm(np.reshape(n, (3, 3)), axis=1)) > 1e-3

@@ -31,13 +31,11 @@ from regrip.rewards.zero_shot import (
 SMALL = ClipFit(
     "front",
     size=32,
-    width=64,
-    layers=2,
     text_width=32,
     text_layers=1,
     embed=64,
-    steps=150,
-    learning_rate=2e-3,
+    steps=40,
+    learning_rate=3e-3,
 )
 
 
