@@ -23,7 +23,7 @@ Aggregate = Literal["mean", "median", "min", "mean_std", "mean_var"]
 
 def gated(outcome: Array, steps: Array, threshold: float) -> Array:
     """The outcome, and if it is at least `threshold` the sum of the steps too; (B,) and (B,D) to (B,)."""
-    return outcome + (outcome >= threshold) * steps.sum(1)
+    return np.asarray(outcome + (outcome >= threshold) * steps.sum(1), np.float64)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,12 @@ def aggregate(values: Sequence[Array], how: Aggregate, k: float = 1.0) -> tuple[
     """
     held = np.stack(values)
     mean, std = np.nanmean(held, 0), np.nanstd(held, 0)
-    value = {
-        "mean": lambda: mean,
-        "median": lambda: np.nanmedian(held, 0),
-        "min": lambda: np.nanmin(held, 0),
-        "mean_std": lambda: mean - k * std,
-        "mean_var": lambda: mean - k * std**2,
-    }[how]()
+    if how == "median":
+        value = np.nanmedian(held, 0)
+    elif how == "min":
+        value = np.nanmin(held, 0)
+    else:
+        value = mean - k * {"mean": 0.0, "mean_std": std, "mean_var": std**2}[how]
     return np.asarray(value, np.float64), np.asarray(std, np.float64)
 
 

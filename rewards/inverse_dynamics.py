@@ -144,8 +144,8 @@ def transitions(rollouts: Rollouts, encoder: Encoder) -> Transitions:
     action = (kept.sum(1) / np.maximum(executed.sum(1), 1)[:, None]).astype(np.float32)
     before, after = embedded[row, decision], embedded[row, decision + 1]
     fine = np.isfinite(np.concatenate([before, after, action], -1)).all(-1)
-    pair = (torch.from_numpy(np.where(fine[:, None], part, 0)) for part in (before, after, action))
-    return Transitions(row, decision, *pair, np.asarray(fine))
+    parts = [torch.from_numpy(np.where(fine[:, None], part, 0)) for part in (before, after, action)]
+    return Transitions(row, decision, parts[0], parts[1], parts[2], np.asarray(fine, bool))
 
 
 def fit_inverse_dynamics(

@@ -259,7 +259,7 @@ class OccupancyPenalty:
         if embedded.ndim != 3 or embedded.shape[:2] != mask.shape:
             raise ValueError(f"the encoder returned {embedded.shape}, expected {(*mask.shape, 'E')}")
         fine = np.isfinite(embedded).all(-1)
-        judged = mask.any(1) & (fine | ~mask).all(1)
+        judged = np.asarray(mask.any(1) & (fine | ~mask).all(1), bool)
         names = episode_identity(self.run, rollouts)
         _, inverse = np.unique(names, axis=0, return_inverse=True)
         place = inverse.reshape(-1)
@@ -267,4 +267,4 @@ class OccupancyPenalty:
         pieces = [embedded[row][mask[row]].astype(np.float32).astype(np.float64) for row in order]
         row = np.repeat(np.array(order, np.int64), [len(piece) for piece in pieces])
         stacked = np.concatenate(pieces) if pieces else np.zeros((0, embedded.shape[2]))
-        return stacked, row, np.asarray(judged), np.asarray(place % 2, np.int64)
+        return stacked, row, judged, np.asarray(place % 2, np.int64)

@@ -54,7 +54,7 @@ def par(reward: Array, references: Array, slope: float = 1.0) -> Array:
     Source: PAR (arXiv 2502.18770), ``trainers/reward_shaper.py`` of its code, as the project's notes on that
     code give it.
     """
-    return sigmoid(slope * (reward[:, None] - references[None])).mean(1)
+    return np.asarray(sigmoid(slope * (reward[:, None] - references[None])).mean(1), np.float64)
 
 
 def log_sigmoid_centred(reward: Array, references: Array, quantile: float = 0.85) -> Array:
@@ -142,7 +142,7 @@ def delta(level: Array, decision_valid: NDArray[np.bool_]) -> Array:
     """
     count = decision_valid.sum(1, keepdims=True)
     kept = np.where(np.arange(level.shape[1])[None] < count - 1, level, 0.0)
-    return kept - np.concatenate([kept[:, 1:], np.zeros((len(kept), 1))], axis=1)
+    return np.asarray(kept - np.concatenate([kept[:, 1:], np.zeros((len(kept), 1))], axis=1), np.float64)
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,10 @@ class Multiplicative:
         for name, (happened, amount) in self.penalties.items():
             at = np.asarray(happened(rollouts), bool) & mask
             penalty = np.minimum(penalty, amount * at)
-            seen[f"penalty/{name}"] = at.any(1).astype(np.float32)
+            seen[f"penalty/{name}"] = np.asarray(at.any(1), np.float32)
         paid = multiplicative(amounts(signal, rollouts), factors, penalty)
-        before = np.cumsum(penalty < 0, axis=1) - (penalty < 0)
-        paid = np.where((before == 0) & valid[:, None], paid, 0.0)
+        over = np.cumsum(penalty < 0, axis=1) > (penalty < 0)  # there was a penalty before
+        paid = np.where(~over & valid[:, None], paid, 0.0)
         return replace(_each(signal, rollouts, paid, seen), valid=valid, relative=relative)
 
 

@@ -67,7 +67,7 @@ def read_json(text: str | None) -> object:
     if text is None:
         return None
     try:
-        return json.loads(text, parse_constant=_refuse)  # type: ignore[no-any-return]
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
 

@@ -88,7 +88,11 @@ SHAPING_MEMBERS: list[Member] = [
         exempt={**WHOLE, **NOISE},
     ),
     Member(
-        "noisy-group", "transform", lambda: NoisyReward(0.2, "group", (-1, 1)), bounds=(-1, 1), exempt=WHOLE
+        "noisy-group",
+        "transform",
+        lambda: NoisyReward(0.1, "group", (-1, 1)),
+        bounds=(-1, 1),
+        exempt={**WHOLE, 8: "at a start whose coin turns the reward over, right words earn less: the noise"},
     ),
     Member(
         "noisy-sample",
@@ -118,7 +122,13 @@ SHAPING_MEMBERS: list[Member] = [
         bounds=(-2, 2),
         exempt=WHOLE,
     ),
-    Member("occupancy", "reward", penalised, bounds=(-4, 2), exempt=WHOLE),
+    Member(
+        "occupancy",
+        "reward",
+        penalised,
+        bounds=(-4, 2),
+        exempt={**WHOLE, 9: "waiting where the base policy is found more often has a negative penalty"},
+    ),
     Member("inverse-dynamics", "episode", agreement, exempt={**WHOLE, **OBEYED}),
     Member(
         "inverse-dynamics-frames",

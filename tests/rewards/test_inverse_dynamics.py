@@ -27,7 +27,7 @@ from regrip.rewards.inverse_dynamics import (
 
 
 def still(rollouts: Rollouts, noise: int = 0) -> Rollouts:
-    """The first moment all along, perhaps with sensor noise in its pictures; the commands are as they were."""
+    """The first moment all along, perhaps with sensor noise in its pictures; the commands are unchanged."""
     front = np.repeat(rollouts.images["front"][:, :1], rollouts.valid.shape[1], 1).astype(np.int64)
     front += np.random.default_rng(0).integers(-noise, noise + 1, front.shape)
     return replace(
