@@ -94,7 +94,7 @@ class Asynchronous:
         self.run = run
         self.counts: Counter[str] = Counter()
         self._table: OrderedDict[bytes, _Label] = OrderedDict()
-        self._inner_state = reward.state_dict()
+        self._inner_state: Mapping[str, NDArray[np.generic]] = reward.state_dict()
         self._relative = True  # nothing may detect success with it before something is known
         self._version = 0
         self._error: BaseException | None = None

@@ -267,7 +267,7 @@ class EndpointJudge:
             with self._client.stream("POST", self.url, content=body) as response:
                 if response.status_code != 200:
                     return response.status_code, _patience(response.headers.get("Retry-After")), b""
-                for chunk in response.iter_raw(65536):
+                for chunk in response.iter_raw():
                     raw += chunk
                     if len(raw) > self.settings.max_bytes:
                         return "too long", None, b""

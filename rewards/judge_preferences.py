@@ -18,7 +18,7 @@ from .judge_parsing import preference
 from .judges import ask_each, reading
 from .scorers import Frames, frames_of
 
-PREFERENCE_PROMPT = "The task of a robot: {instruction}\nThe first picture:"
+PREFERENCE_PROMPT = "Two pictures of a robot. The task: {instruction}\nThe first picture:"
 PREFERENCE_MIDDLE = "The second picture:"
 PREFERENCE_ASK = (
     "In which picture is the robot nearer to having done the task? Answer with one word: first, second, or "

@@ -48,9 +48,10 @@ Said = TypeVar("Said")
 
 def spread(length: int, count: int) -> NDArray[np.int64]:
     """At most `count` of 0..length-1, evenly, with the first and the last (with one place: the last)."""
-    if count == 1:
+    if count == 1 or length < 2:
         return np.arange(length)[-1:]
-    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
+    count = min(length, count)
+    return (2 * np.arange(count) * (length - 1) + count - 1) // (2 * (count - 1))  # in integers: no rounding
 
 
 def shown(rollouts: Rollouts, row: int, camera: str, at: NDArray[np.int64]) -> list[NDArray[np.uint8]]:

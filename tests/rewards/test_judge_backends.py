@@ -11,6 +11,7 @@ import pytest
 import reward_toy as toy
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
@@ -29,7 +30,7 @@ from regrip.rewards.scorers import Difference, FrameProgress
 TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}\nASSISTANT:{% endif %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 
 
@@ -113,9 +114,7 @@ def test_log_probabilities_are_those_of_the_model(folder: Path) -> None:
     judge = TransformersJudge(folder, dtype="float32")
     told = judge.ask(QUESTIONS[:1], ("yes", "True"))[0].log_prob
     words = judge.processor.tokenizer
-    prompt = "USER: What is this?<image>\nASSISTANT:"
-    from PIL import Image
-
+    prompt = "USER: What is this?<image> ASSISTANT:"
     inputs = judge.processor(
         text=[prompt],
         images=[[Image.fromarray(QUESTIONS[0].pictures[0])]],
