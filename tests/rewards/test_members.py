@@ -16,6 +16,7 @@ from reward_members import MEMBERS, Member, as_reward, as_trajectory
 from regrip.datasets.episode import Rollouts
 from regrip.datasets.protocols import Relative, Reward, RewardSignal
 from regrip.rewards.asynchronous import Asynchronous
+from regrip.rewards.probes import frozen, played_backwards, wrong_words
 from regrip.rewards.scorers import Difference, Potential, frames_of, ranking
 from regrip.vla.advantages import grpo
 
@@ -35,34 +36,6 @@ def cases(number: int, *kinds: str) -> pytest.MarkDecorator:
 def paid(member: Member, rollouts: Rollouts) -> NDArray[np.float64]:
     """What each episode earns."""
     return as_reward(member)(rollouts).value.sum((1, 2), dtype=np.float64)
-
-
-def played_backwards(rollouts: Rollouts) -> Rollouts:
-    """The same episodes, all that is seen and felt in reverse order."""
-    length = rollouts.decision_valid.sum(1)
-    order = np.arange(rollouts.valid.shape[1])[None].repeat(len(rollouts), 0)
-    for row, count in enumerate(length):
-        order[row, :count] = order[row, :count][::-1]
-    rows = np.arange(len(rollouts))[:, None]
-    return replace(
-        rollouts,
-        images={name: frames[rows, order] for name, frames in rollouts.images.items()},
-        state=rollouts.state[rows, order],
-        privileged=rollouts.privileged[rows, order],
-        action=-rollouts.action[rows, order],
-    )
-
-
-def frozen(rollouts: Rollouts) -> Rollouts:
-    """The same episodes, the first moment held still; the actions are as they were."""
-    return replace(
-        rollouts,
-        images={
-            name: np.repeat(frames[:, :1], frames.shape[1], 1) for name, frames in rollouts.images.items()
-        },
-        state=np.repeat(rollouts.state[:, :1], rollouts.state.shape[1], 1),
-        privileged=np.repeat(rollouts.privileged[:, :1], rollouts.privileged.shape[1], 1),
-    )
 
 
 @cases(1)
@@ -149,9 +122,9 @@ def test_7_backwards_earns_less_and_standing_still_earns_nothing(member: Member)
 @cases(8)
 def test_8_the_wrong_words_earn_less(member: Member) -> None:
     rollouts = toy.many(12, 0)
-    names = list(toy.COLOURS)
-    others = [names[(names.index(said.split()[2]) + 1) % 3] for said in rollouts.instruction]
-    wrong = replace(rollouts, instruction=[f"move the {other} block" for other in others])
+    wrong = wrong_words(rollouts)
+    assert wrong is not None
+    assert sorted(set(wrong.instruction)) == sorted(set(rollouts.instruction))
     assert paid(member, wrong).mean() < paid(member, rollouts).mean()
 
 
