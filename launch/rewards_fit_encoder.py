@@ -48,7 +48,7 @@ def main(kind: str, args: Sequence[str]) -> int:
         "Line",
         [
             ("fit", tyro.conf.OmitArgPrefixes[Options]),
-            ("training", tyro.conf.SuppressFixed[settings], dataclasses.field(default=settings(camera=""))),
+            ("training", settings, dataclasses.field(default=settings(camera=""))),
         ],
         frozen=True,
     )

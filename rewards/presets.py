@@ -279,6 +279,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+OF_TEXTS = frozenset(name for name, preset in PRESETS.items() if preset.reward is _refused)
+"""Scorers of answers in text: called directly, they judge no episodes."""
+
+
 def check(name: str, materials: Materials) -> Preset:
     """The preset of a name, if its needs are met.
 

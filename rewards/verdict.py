@@ -76,8 +76,8 @@ def sentence(findings: Findings) -> str:
     if findings.reads_verdict and np.ptp(findings.reading.score[findings.reading.judged]) < 1e-6:
         if findings.relative:
             return (
-                "Not tested: it compares episodes with the successes beside them, so with the simulator's verdict "
-                "hidden it says nothing."
+                "Not tested: it compares episodes with the successes beside them, so with the simulator's "
+                "verdict hidden it says nothing."
             )
         return (
             "It repeats the simulator's verdict and sees nothing else: use it where there is a simulator to "
