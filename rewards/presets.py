@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +206,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "self_referential-state": Preset(
         "self_referential on the simulator's own state: the best that a camera could do",
-        lambda m: SelfReferential(SimulatorState(), m.self_referential, m.run),
+        lambda m: SelfReferential(
+            SimulatorState(), replace(m.self_referential, relative_to_start=True), m.run
+        ),
     ),
     "vlac": Preset("pairwise progress critic, recursion", _critic("vlac"), _paid_difference, _FITTED),
     "rewind": Preset(
