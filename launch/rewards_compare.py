@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +20,13 @@ from ..datasets.rollout_files import load_rollouts
 from ..datasets.starts import StartState, refuse_test
 from ..datasets.statistics import Rate
 from ..rewards.diagnostics import auc, ranking_curves
-from ..rewards.presets import PRESETS, Materials, build
+from ..rewards.presets import OF_TEXTS, PRESETS, Materials, build
 from ..rewards.readings import Held, Subject, learns, subject
 from ..rewards.trust import STEPS, Findings, examine, lost_after_success
 from ..rewards.verdict import sentence
 from .config import parse_options
 from .durable import explain, write_json
+from .materials import JudgeConfig, open_judge
 from .policies import open_policy
 from .progress import Progress
 
@@ -38,7 +39,10 @@ class Options:
 
     Attributes:
         data: files of episodes, as `regrip rewards record` writes them; one for each policy.
-        rewards: names with commas; by default every reward whose needs are met.
+        rewards: names with commas; by default every reward whose needs are met. One that needs a fitted model
+            is named with its folder: ``rewind=runs/critics/rewind``.
+        camera: for rewards that look through one; the first of the data if none is given.
+        judge: a vision-language model, for rewards that ask one.
         out: folder for the page and the numbers.
         learn_from: files of other episodes, for rewards that learn from what they see. Without it, such
             rewards learn from half of the start states in `data`, and all are judged on the other half.
@@ -51,6 +55,8 @@ class Options:
     data: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
     rewards: str = ""
+    camera: str = ""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     learn_from: tuple[Path, ...] = ()
     encoder: str | None = None
     shown: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
@@ -107,9 +113,15 @@ def main(args: Sequence[str]) -> int:
     except OSError as error:
         raise explain(error, "write", options.out) from error
     data = read_files(options.data)
-    materials = Materials(encoder=_encoder(options))
-    names = _names(options.rewards, materials)
-    made = {name: build(name, materials) for name in names}
+    materials = Materials(
+        camera=options.camera or next(iter(data.rollouts.images)),
+        encoder=_encoder(options),
+        judge=open_judge(options.judge),
+    )
+    made = {
+        name: build(name, replace(materials, model=model))
+        for name, model in _named(options.rewards, materials).items()
+    }
     learners = [name for name, (_, reward) in made.items() if learns(reward)]
     if learners:
         data = set_apart(data, options.learn_from, f"the reward {learners[0]!r}, which learns,")
@@ -134,7 +146,9 @@ def read_files(paths: Sequence[Path]) -> Data:
     """
     if not paths:
         raise ValueError("no files of episodes are given; `regrip rewards record` writes one")
-    parts, policies, num_invalid, next_group = [], [], 0, 0
+    parts: list[Rollouts] = []
+    policies: list[str] = []
+    num_invalid, next_group = 0, 0
     for path in paths:
         rollouts, policy = load_rollouts(path)
         num_invalid += int(rollouts.invalid.sum())
@@ -177,14 +191,19 @@ def _encoder(options: Options) -> Any:
     return VisionTower(open_policy(options.encoder, options.device)[0])
 
 
-def _names(wanted: str, materials: Materials) -> list[str]:
-    if wanted:
-        return list(dict.fromkeys(part.strip() for part in wanted.split(",") if part.strip()))
-    return [
-        name
-        for name, preset in PRESETS.items()
-        if all(getattr(materials, need) is not None for need in preset.needs)
-    ]
+def _named(wanted: str, materials: Materials) -> dict[str, Path | None]:
+    """The rewards to compare, each with the folder of its fitted model."""
+    if not wanted:
+        return {
+            name: None for name, preset in PRESETS.items()
+            if all(getattr(materials, need) for need in preset.needs) and name not in OF_TEXTS
+        }  # fmt: skip
+    found: dict[str, Path | None] = {}
+    for part in wanted.split(","):
+        name, _, model = part.strip().partition("=")
+        if name:
+            found[name] = Path(model) if model else None
+    return found
 
 
 def set_apart(data: Data, learn_from: Sequence[Path], who: str) -> Data:

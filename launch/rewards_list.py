@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..rewards.embedding import PixelDownsample
-from ..rewards.presets import PRESETS, Materials
+from ..rewards.presets import NEEDS, OF_TEXTS, PRESETS, Materials
 from ..rewards.readings import learns, subject
-
-WHERE = {"encoder": "an encoder (--encoder POLICY: that policy's vision tower)"}
 
 
 def main(args: Sequence[str]) -> int:
@@ -26,7 +24,7 @@ def main(args: Sequence[str]) -> int:
     for column in ("reward", "pays", "what it is", "needs"):
         table.add_column(column)
     for name, preset in PRESETS.items():
-        needs = [WHERE.get(need, need) for need in preset.needs]
+        needs = [f"{need}: {NEEDS[need]}" for need in preset.needs if need != "camera"]
         table.add_row(name, kind(name), preset.summary, ", ".join(needs) or "nothing")
     console.print(table)
     return 0
@@ -34,8 +32,10 @@ def main(args: Sequence[str]) -> int:
 
 def kind(name: str) -> str:
     """What it pays, moments or whole episodes, and whether it learns; empty where it needs a fitted model."""
+    if name in OF_TEXTS:
+        return "answers in text"
     preset, materials = PRESETS[name], Materials(encoder=PixelDownsample())
-    if any(getattr(materials, need) is None for need in preset.needs):
+    if not all(getattr(materials, need) for need in preset.needs):
         return ""
     scorer = preset.scorer(materials)
     reward = preset.reward(scorer, materials)

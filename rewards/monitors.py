@@ -31,7 +31,7 @@ from ..datasets.episode import Rollouts
 from ..datasets.protocols import RewardSignal
 from .diagnostics import auc, spearman
 from .embedding import SimulatorState
-from .self_referential import SelfReferential
+from .self_referential import SelfReferential, SelfReferentialConfig
 
 _SURE = 2.58  # standard errors: 99 %, two-sided; a run asks many times
 
@@ -100,12 +100,21 @@ class _Seen:
     backwards: tuple[float, int]
 
 
+def _by_state() -> SelfReferential:
+    """How near an episode came to a success by the simulator's own state.
+
+    What counts is how the state changed: where things lay at the start differs more between episodes than
+    what a success does to them (without it, no task of the tabletop's demo suite has a usable reference).
+    """
+    return SelfReferential(SimulatorState(), SelfReferentialConfig(moment="whole", relative_to_start=True))
+
+
 @dataclass
 class Monitor:
     """Looks at every iteration of a run; what it remembers is in the checkpoint (`state`, `reference`)."""
 
     config: MonitorConfig = field(default_factory=MonitorConfig)
-    reference: SelfReferential = field(default_factory=lambda: SelfReferential(SimulatorState()))
+    reference: SelfReferential = field(default_factory=_by_state)
     seen: list[_Seen] = field(default_factory=list)
     raised: dict[str, int] = field(default_factory=dict)
     home: tuple[list[float], list[float]] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from reward_members import MEMBERS, Member, as_reward, as_trajectory
 
 from regrip.datasets.episode import Rollouts
-from regrip.datasets.protocols import Relative
+from regrip.datasets.protocols import Relative, Reward, RewardSignal
+from regrip.rewards.asynchronous import Asynchronous
 from regrip.rewards.probes import frozen, played_backwards, wrong_words
 from regrip.rewards.scorers import Difference, Potential, frames_of, ranking
 from regrip.vla.advantages import grpo
@@ -142,6 +145,50 @@ def test_9_standing_still_for_a_while_earns_nothing_more(member: Member) -> None
         valid=valid,
     )
     assert (paid(member, slow) <= paid(member, rollouts) + 0.02 * np.abs(paid(member, rollouts)) + 1e-5).all()
+
+
+class Held:
+    """A reward that does not answer before it is told to."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, rollouts: Rollouts) -> RewardSignal:
+        self.entered.set()
+        if not self.go_on.wait(60):
+            raise TimeoutError("somebody waited for a reward that was not told to answer")
+        return self.reward(rollouts)
+
+    def state_dict(self) -> dict[str, NDArray[np.generic]]:
+        return self.reward.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        self.reward.load_state_dict(state)
+
+
+@cases(10)
+def test_10_in_the_background_it_never_blocks_and_says_the_same_later(member: Member) -> None:
+    rollouts = toy.many(3, 3)
+    held = Held(as_reward(member))
+    with Asynchronous(held) as background:
+        first = background(rollouts)
+        assert held.entered.wait(60)
+        again = background(rollouts)  # still held
+        for signal in (first, again):
+            assert signal.components["pending"].all()
+            assert not signal.valid.any()
+            assert not signal.value.any()
+        held.go_on.set()
+        assert background.wait(60)
+        later, straight = background(rollouts), as_reward(member)(rollouts)
+    assert not first.value.any()  # a late label changes later lookups only
+    assert not later.components["pending"].any()
+    assert np.array_equal(later.value, straight.value)
+    assert np.array_equal(later.valid, straight.valid)
+    assert later.relative == straight.relative
+    for name, said in straight.components.items():
+        assert np.array_equal(later.components[name], said), name
 
 
 @cases(11)

@@ -1,0 +1,1 @@
+"""Progress and success models that are trained on episodes, by one trainer (`fit.fit`)."""
