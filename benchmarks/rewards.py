@@ -1,6 +1,6 @@
 """What rewards cost. First section: an image-text reward in batches against one frame at a time.
 
-    python benchmarks/rewards.py [--episodes 16] [--model ViT-B-32]     about a minute on one core
+    python benchmarks/rewards.py [--episodes 16] [--model ViT-B-32]     under a minute on one free core
 
 Prints, for VLM-RM with one goal and one baseline sentence, on the same frames and the same random weights of
 open_clip (weights do not change the time), in one run:
@@ -103,7 +103,7 @@ def one_at_a_time(encoder: OpenClip, rollouts: Rollouts, words_again: bool) -> N
 
 
 def timed(work: Callable[[], NDArray[np.float32]], runs: int) -> tuple[float, NDArray[np.float32]]:
-    """Processor seconds of the shortest of some runs, since a busy machine lengthens others; and the numbers."""
+    """Processor seconds of the shortest run, since a busy machine lengthens others; and the numbers."""
     shortest = np.inf
     for _ in range(runs):
         begin = time.process_time()
