@@ -19,7 +19,7 @@ from ..datasets.protocols import Reward
 from ..datasets.rollout_files import load_rollouts
 from ..datasets.starts import StartState, refuse_test
 from ..datasets.statistics import Rate
-from ..rewards.diagnostics import auc
+from ..rewards.diagnostics import auc, ranking_curves
 from ..rewards.presets import OF_TEXTS, PRESETS, Materials, build
 from ..rewards.readings import Held, Subject, learns, subject
 from ..rewards.trust import STEPS, Findings, examine, lost_after_success
@@ -269,7 +269,10 @@ def judge(made: Mapping[str, tuple[Any, Reward]], data: Data, bar: Progress) -> 
                 taught(name, scorer, reward, data.learned) if learned else subject(name, scorer, reward)
             )
             findings = examine(on_trial, data.rollouts, policies=data.policies, on_step=on_step)
-            found.append(Judged(name, findings, sentence(findings), learned))
+            said = sentence(findings)
+            if learned and data.learned is not None and findings.num_judged < findings.num_episodes:
+                said += f" It had {int(data.learned.success.sum())} successes to learn from."
+            found.append(Judged(name, findings, said, learned))
         except (ValueError, OSError) as error:
             found.append(Judged(name, None, f"It could not be asked: {error}"))
         done = STEPS * (number + 1)
@@ -289,6 +292,8 @@ def facts(data: Data) -> dict[str, Any]:
     rollouts = data.rollouts
     tasks = [start.task for start in rollouts.start]
     lost = lost_after_success(rollouts)
+    nothing = np.zeros(len(rollouts))
+    chance = float(ranking_curves(nothing, rollouts.success, tasks, np.ones((1, len(rollouts))))[1][0])
     return {
         "episodes": len(rollouts),
         "start_states": len(set(rollouts.start)),
@@ -301,6 +306,7 @@ def facts(data: Data) -> dict[str, Any]:
         "cameras": sorted(rollouts.images),
         "invalid": data.num_invalid,
         "auroc_of_shortness": auc(-rollouts.num_steps.astype(float), rollouts.success, tasks),
+        "auprc_of_chance": None if np.isnan(chance) else chance,
         "lost_after_success": asdict(lost),
         "learned_from": None
         if data.learned is None
@@ -364,7 +370,7 @@ def print_table(judged: Sequence[Judged], data: Data, console: Console | None = 
     """One row for each reward, then one sentence for each."""
     console = console or Console()
     if not console.is_terminal:
-        console.width = 120
+        console.width = 140
     known = facts(data)
     title = (
         f"{known['episodes']} episodes from {known['start_states']} starts ({', '.join(known['splits'])}), "

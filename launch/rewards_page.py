@@ -31,7 +31,7 @@ _WIDE, _NARROW = (430, 250), (320, 230)
 # Columns of the table: number, head, what it should be, how it is written.
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("auroc", "success above failure", "AUROC inside tasks; 1 is perfect, 0.5 chance"),
-    ("auprc", "AUPRC", "average precision for success inside tasks; chance is the success rate"),
+    ("auprc", "AUPRC", "average precision for success inside tasks; chance is said below the table"),
     ("voc", "order, VOC", "rank correlation of levels with time, on successes; 1 is perfect"),
     ("vroc", "VROC", "the same on reversed videos; 1 is perfect"),
     ("negative_steps", "falling steps", "share of steps of successes whose level falls"),

@@ -57,7 +57,8 @@ def ranking_curves(
 
     AUROC is `auc`. AUPRC is the average precision of a task (precision at each score, weighted with the
     successes found there; equal scores are found together), averaged over the tasks with a failure and with
-    the weight of their successes. Chance is the rate of success.
+    the weight of their successes. Chance, what equal
+    scores get, is the rate of success of each task in that same average.
 
     Args:
         score: (B,).

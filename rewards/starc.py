@@ -83,11 +83,14 @@ def sampled_distance(
     rollouts: Rollouts,
     gamma: float,
 ) -> Estimate:
-    """STARC distance of what a reward paid to the sparse reward, from the episodes themselves.
+    """STARC distance of what a reward paid to the sparse reward, from episodes.
 
     Features of a state: its task, the simulator's state, and the reward's own level where it has one, so
     that a potential made of that level costs nothing. With fewer than five transitions for each feature the
     simulator's state is left out.
+
+    An episode that the step limit cut goes on from where it was, as `Potential` has it. But where a reward
+    pays cut episodes at their last decision only, that limit is their end: else it would seem to pay on.
 
     Args:
         value: (B,D,H) as paid, the verdict not hidden.
@@ -116,6 +119,10 @@ def sampled_distance(
     following = np.concatenate([features[:, 1:], np.zeros_like(features[:, :1])], 1)
     last = np.maximum(rollouts.decision_valid.sum(1) - 1, 0)
     cut = np.flatnonzero(rollouts.truncated & ~rollouts.success)
+    early = value.sum(-1)[cut]
+    early[np.arange(len(cut)), last[cut]] = 0
+    if not early.any():
+        cut = cut[:0]
     following[cut, last[cut]] = features[cut, last[cut]]  # not seen again: it stays, as `Potential` has it
     ended = np.setdiff1d(np.arange(len(mask)), cut)
     following[ended, last[ended]] = 0

@@ -45,7 +45,7 @@ def test_from_files_to_a_page(tmp_path: Path, save: Save, capsys: pytest.Capture
     good = save(toy.many(18, 12, seed=1, split="select"), "good", "good")
     weak = save(toy.many(6, 24, seed=1, split="select"), "weak", "weak")
     assert run(tmp_path, good, weak, "--rewards", "binary,self_referential_state") == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "binary: It repeats the simulator's verdict" in said
     assert "from the other half of the start states; no start state is in both" in said
 

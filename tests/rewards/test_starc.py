@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from trust_toy import SCORERS, truth
 
+from regrip.datasets.episode import Rollouts
+from regrip.datasets.protocols import Score
 from regrip.rewards.binary import BinarySuccess
 from regrip.rewards.pipeline import Sum
 from regrip.rewards.readings import read, subject
-from regrip.rewards.scorers import Difference, Potential
+from regrip.rewards.scorers import Difference, Potential, Terminal
 from regrip.rewards.starc import canonical, distance, sampled_canonical
 from regrip.rewards.trust import examine
 
@@ -83,3 +87,26 @@ def test_shaping_alone_is_as_far_from_success_as_nothing() -> None:
     assert examine(alone, rollouts).numbers["starc"].value == pytest.approx(1)
     assert np.abs(read(alone, rollouts).paid).max() > 0.1
     assert truth(rollouts).max() > 0.9
+
+
+def test_a_failure_paid_at_the_step_limit_is_paid_once() -> None:
+    rollouts = toy.many(12, 18)
+    halves = Terminal(Verdict(0.5))
+    near = examine(subject("halves", halves, halves), rollouts).numbers["starc"].value
+    opposite = Terminal(Verdict(2.0))
+    far = examine(subject("opposite", opposite, opposite), rollouts).numbers["starc"].value
+    assert near is not None
+    assert far is not None
+    assert near < 1 < far
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A success is worth 1, a failure something else."""
+
+    failure: float
+    bounds: tuple[float, float] = (0.0, 2.0)
+
+    def score(self, rollouts: Rollouts) -> Score:
+        value = np.where(rollouts.success, 1, self.failure).astype(np.float32)
+        return Score(value, np.ones(len(rollouts), bool))
