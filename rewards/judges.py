@@ -326,5 +326,5 @@ def last_frames(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]
     rows = np.flatnonzero(rollouts.success & (length > 0))
     return {
         rollouts.instruction[row]: shown(rollouts, row, camera, length[row : row + 1] - 1)[0]
-        for row in rows[::-1].tolist()
+        for row in map(int, rows[::-1])
     }
