@@ -92,7 +92,7 @@ def separation(
     ]
     area = found[0]
     if area.value in (0.0, 1.0):
-        few = min(len({str(rollouts.start[row]) for row in np.flatnonzero(which)})
+        few = min(len({str(rollouts.start[int(row)]) for row in np.flatnonzero(which)})
                   for which in (rollouts.success, ~rollouts.success))  # fmt: skip
         even = Rate(few if area.value else 0, few).interval
         found[0] = Estimate(area.value, even.low, even.high)
@@ -235,7 +235,9 @@ def examine(
     known = None if truth is None else np.asarray(truth)[judged]
     numbers["hallucination"] = _hallucination(level, here, known, reading.relative, weight)
     numbers["failure_ranking"] = _failure_ranking(score, here, known, tasks)
-    numbers["kendall"], _ = rank_policies(score, here, [policies[i] for i in judged] if policies else ["one"])
+    numbers["kendall"], _ = rank_policies(
+        score, here, [policies[int(i)] for i in judged] if policies else ["one"]
+    )
     return Findings(
         subject.name,
         reading.relative,
@@ -360,5 +362,5 @@ def _failure_ranking(
         return Estimate(None, why=TRUTH_UNKNOWN)
     lost = np.flatnonzero(~here.success)
     best = np.where(here.decision_valid[lost], truth[lost], -np.inf).max(1, initial=-np.inf)
-    value = spearman(score[lost], best, [tasks[i] for i in lost]) if len(lost) else None
+    value = spearman(score[lost], best, [tasks[int(i)] for i in lost]) if len(lost) else None
     return Estimate(value, why="" if value is not None else "no two failures of a task differ")

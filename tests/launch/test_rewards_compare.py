@@ -44,7 +44,7 @@ def numbers(tmp_path: Path) -> dict:  # type: ignore[type-arg]
 def test_from_files_to_a_page(tmp_path: Path, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
     good = save(toy.many(18, 12, seed=1, split="select"), "good", "good")
     weak = save(toy.many(6, 24, seed=1, split="select"), "weak", "weak")
-    assert run(tmp_path, good, weak, "--rewards", "binary,self_referential_state") == 0
+    assert run(tmp_path, good, weak, "--rewards", "binary,self_referential-state") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "binary: It repeats the simulator's verdict" in said
     assert "from the other half of the start states; no start state is in both" in said
@@ -55,7 +55,7 @@ def test_from_files_to_a_page(tmp_path: Path, save: Save, capsys: pytest.Capture
     assert data["splits"] == ["select"]
     assert data["policies"].keys() == {"good", "weak"}
     assert len(told["episodes"]) == data["episodes"]
-    learned = told["rewards"]["self_referential_state"]
+    learned = told["rewards"]["self_referential-state"]
     assert learned["learned"]
     assert learned["judged"] == data["episodes"] == len(learned["scores"])
     assert learned["numbers"]["auroc"]["value"] > 0.9
@@ -74,7 +74,7 @@ def test_from_files_to_a_page(tmp_path: Path, save: Save, capsys: pytest.Capture
 def test_other_files_to_learn_from(tmp_path: Path, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
     data = save(toy.many(9, 9, seed=1, split="select"))
     others = save(toy.many(20, 0, seed=2), name="others")
-    line = (data, "--rewards", "self_referential_state")
+    line = (data, "--rewards", "self_referential-state")
     assert run(tmp_path, *line, "--learn-from", others) == 0
     assert numbers(tmp_path)["data"]["episodes"] == 18
     assert numbers(tmp_path)["data"]["learned_from"] == {
@@ -89,8 +89,8 @@ def test_the_test_split_is_for_rewards_that_do_not_learn(
 ) -> None:
     data = save(toy.many(6, 6, split="test"))
     assert run(tmp_path, data, "--rewards", "binary") == 0
-    assert run(tmp_path, data, "--rewards", "binary,self_referential_state") == 1
-    assert "'self_referential_state', which learns, was given the test start" in capsys.readouterr().err
+    assert run(tmp_path, data, "--rewards", "binary,self_referential-state") == 1
+    assert "'self_referential-state', which learns, was given the test start" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_the_test_split_is_for_rewards_that_do_not_learn(
     ids=["all won", "all lost"],
 )
 def test_what_cannot_be_told_apart_is_said(tmp_path: Path, save: Save, rollouts: Rollouts, why: str) -> None:
-    assert run(tmp_path, save(rollouts), "--rewards", "binary,self_referential_pixels") == 0
-    told = numbers(tmp_path)["rewards"]["self_referential_pixels"]
+    assert run(tmp_path, save(rollouts), "--rewards", "binary,self_referential-pixels") == 0
+    told = numbers(tmp_path)["rewards"]["self_referential-pixels"]
     assert (
         told["numbers"]["auroc"] == {"value": None, "low": None, "high": None, "why": why}
         or not told["judged"]
@@ -123,7 +123,7 @@ def test_bad_files_are_named(tmp_path: Path, save: Save, capsys: pytest.CaptureF
     assert "cameras: ['close', 'front'] and ['front']" in fails(save(one), other)
     assert "no reward 'binry'; did you mean 'binary'?" in fails(save(one), "--rewards", "binry")
     assert "each task has only one start state" in fails(
-        save(one.take([0])), "--rewards", "self_referential_state"
+        save(one.take([0])), "--rewards", "self_referential-state"
     )
 
 
@@ -166,4 +166,4 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rewards", "list"]) == 0
     said = capsys.readouterr().out
     assert "episodes, learns" in said
-    assert "--encoder POLICY" in said
+    assert "encoder: " in said
