@@ -298,7 +298,7 @@ def _keys(run: str, rollouts: Rollouts) -> list[bytes]:
 def _signal(
     rollouts: Rollouts, labels: list[_Label | None], dropped: NDArray[np.bool_], relative: bool
 ) -> RewardSignal:
-    value, std = np.zeros((2, *rollouts.valid.shape), np.float32)
+    value, std = (np.zeros(rollouts.valid.shape, np.float32) for _ in range(2))
     known = [(row, label) for row, label in enumerate(labels) if label is not None]
     names = {name for _, label in known for name in label.components}
     components = {

@@ -31,7 +31,7 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class ClipFit:
-    """How to train it. The defaults give about 4 million parameters, 3.2 million of them for words.
+    """How to train it. The defaults give 4.6 million parameters, 3.2 million of them for words.
 
     Attributes:
         camera: whose frames.

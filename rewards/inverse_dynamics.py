@@ -143,9 +143,9 @@ def transitions(rollouts: Rollouts, encoder: Encoder) -> Transitions:
     kept = np.where(executed[..., None], rollouts.action[row, decision], 0.0)
     action = (kept.sum(1) / np.maximum(executed.sum(1), 1)[:, None]).astype(np.float32)
     before, after = embedded[row, decision], embedded[row, decision + 1]
-    fine = np.isfinite(np.concatenate([before, after, action], -1)).all(-1)
+    fine = np.asarray(np.isfinite(np.concatenate([before, after, action], -1)).all(-1), bool)
     parts = [torch.from_numpy(np.where(fine[:, None], part, 0)) for part in (before, after, action)]
-    return Transitions(row, decision, parts[0], parts[1], parts[2], np.asarray(fine, bool))
+    return Transitions(row, decision, parts[0], parts[1], parts[2], fine)
 
 
 def fit_inverse_dynamics(

@@ -120,8 +120,9 @@ class TransformersJudge:
     ) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        processors: Any = AutoProcessor  # untyped
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+            self.processor: Any = processors.from_pretrained(str(path), trust_remote_code=False)
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 str(path), trust_remote_code=False, use_safetensors=True, dtype=dtype
             )

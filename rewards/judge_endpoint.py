@@ -193,8 +193,8 @@ class EndpointJudge:
         parts: list[str | bytes] = [json.dumps(settings, sort_keys=True)]
         for part in question.parts:
             parts += ["text", part] if isinstance(part, str) else [repr(part.shape), part.tobytes()]
-        for part in parts:
-            raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        for held in parts:
+            raw = held.encode("utf-8", "surrogatepass") if isinstance(held, str) else held
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.hexdigest()
 

@@ -325,6 +325,6 @@ def last_frames(rollouts: Rollouts, camera: str) -> dict[str, NDArray[np.uint8]]
     length = rollouts.decision_valid.sum(1)
     rows = np.flatnonzero(rollouts.success & (length > 0))
     return {
-        rollouts.instruction[row]: shown(rollouts, int(row), camera, length[row : row + 1] - 1)[0]
-        for row in rows[::-1]
+        rollouts.instruction[row]: shown(rollouts, row, camera, length[row : row + 1] - 1)[0]
+        for row in map(int, rows[::-1])
     }
