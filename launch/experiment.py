@@ -9,12 +9,16 @@ from typing import Any, Literal
 import torch
 
 from ..datasets.protocols import Reward
+from ..rewards.monitors import Monitor
+from ..rewards.presets import PRESETS
 from ..rewards.self_referential import SelfReferentialConfig
+from ..sim.wording import unknown
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.seeing import SeeingConfig
 from .environments import EnvConfig
+from .materials import JudgeConfig
 
 SIBLINGS = 4
 """Episodes from one decision that is tried again."""
@@ -32,7 +36,9 @@ class TrainConfig:
         grpo: settings of GRPO.
         mpo: settings of MPO.
         ppo: settings of PPO.
-        reward: ``self_referential`` or ``binary``.
+        reward: by name; `regrip rewards list` shows all.
+        reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.
+        judge: a vision-language model, for the rewards that ask one.
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
             ``pixels`` on a coarse grid, or simulator ``state``.
         self_referential: settings of that reward.
@@ -72,7 +78,9 @@ class TrainConfig:
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
-    reward: Literal["self_referential", "binary"] = "self_referential"
+    reward: str = "self_referential"
+    reward_model: str = ""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
     assist: float = 0.0
@@ -101,6 +109,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.reward not in PRESETS:
+            raise ValueError(unknown("reward", self.reward, list(PRESETS)))
         if self.final_noise_level is not None and self.noise_level is None:
             raise ValueError(
                 f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"
@@ -136,6 +146,7 @@ class Run:
     reward: Reward
     sampler: StartSampler
     learner: mpo.Learner | None = None
+    monitor: Monitor = field(default_factory=Monitor)
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0
@@ -148,6 +159,8 @@ class Run:
             found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         if self.learner is not None:
             found |= {f"critic.{name}": value for name, value in self.learner.critic.state_dict().items()}
+        bank = self.monitor.reference.state_dict()
+        found |= {f"monitor.{name}": value for name, value in bank.items()}
         return found | {f"reward.{name}": value for name, value in self.reward.state_dict().items()}
 
     def meta(self) -> dict[str, Any]:
@@ -158,6 +171,7 @@ class Run:
             "elapsed_s": self.elapsed_s,
             "best_select": self.best_select,
             "sampler": self.sampler.state_dict(),
+            "monitor": self.monitor.state(),
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
@@ -176,6 +190,9 @@ class Run:
         self.optimizer.load_state_dict(saved)
         self.reward.load_state_dict({name: value.numpy() for name, value in part("reward.").items()})
         self.sampler.load_state_dict(meta["sampler"])
+        self.monitor.load_state(meta["monitor"])
+        bank = {name: value.numpy() for name, value in part("monitor.").items()}
+        self.monitor.reference.load_state_dict(bank)
         self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
         self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
         self.best_select = float(meta["best_select"])

@@ -20,6 +20,7 @@ from markupsafe import Markup
 import regrip
 
 from ..datasets.statistics import PairedDifference, Rate, format_p
+from .alarms import read_alarms
 from .charts import Point, Series, dumbbell, line_chart, stacked_bars
 from .compare import difference, require_comparable
 from .config import parse_options
@@ -101,6 +102,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
         waste=_waste(rows),
         budget=_budget(rows),
         incidents=_incidents(run.read_incidents()),
+        alarms=_alarms(run.alarms),
     )
     path = out or run.report
     try:
@@ -394,6 +396,15 @@ def _budget(rows: Sequence[Row]) -> dict[str, Any] | None:
         "episodes_per_second": episodes / total if episodes else None,
         "steps_per_second": steps / total if steps else None,
     }
+
+
+def _alarms(folder: Path) -> list[dict[str, Any]]:
+    """What the reward's monitor noticed, each with its first film."""
+    found = []
+    for alarm in read_alarms(folder):
+        films = [{**one, "url": _data_url(folder / one["file"])} for one in alarm["episodes"][:1]]
+        found.append({**alarm, "episodes": films})
+    return found
 
 
 def _incidents(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

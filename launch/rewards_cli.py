@@ -11,6 +11,8 @@ from collections.abc import Sequence
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("rewards_record", "let a policy play, and keep what it saw"),
     "fit": ("rewards_fit", "train a progress or success model on recorded episodes"),
+    "list": ("rewards_list", "every reward: its kind, and what it needs"),
+    "compare": ("rewards_compare", "which of them can be trusted on your own episodes"),
 }
 
 

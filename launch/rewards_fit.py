@@ -19,6 +19,7 @@ from ..rewards.critics.config import SIZES, CriticConfig
 from ..rewards.critics.files import save_critic
 from ..rewards.critics.fit import FitProgress, fit
 from ..rewards.critics.kinds import KINDS, default_config, kind_of
+from . import rewards_fit_encoder
 from .durable import explain
 
 
@@ -46,6 +47,8 @@ def main(args: Sequence[str]) -> int:
         print(_help(), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     kind = line.pop(0)
+    if kind in rewards_fit_encoder.ENCODERS:
+        return rewards_fit_encoder.main(kind, line)
     size = line.pop(0) if line and not line[0].startswith("-") else "small"
     options, config = parse(kind, size, line)
     torch.set_num_threads(options.threads)
@@ -103,7 +106,8 @@ def _show(at: FitProgress) -> None:
 
 def _help() -> str:
     width = max(map(len, KINDS))
-    rows = "\n".join(f"  {name:<{width}}  {kind.summary}" for name, kind in KINDS.items())
+    listed = {name: kind.summary for name, kind in KINDS.items()} | rewards_fit_encoder.ENCODERS
+    rows = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in listed.items())
     return (
         f"usage: regrip rewards fit KIND [{'|'.join(SIZES)}] --data FILE ...\n\n{rows}\n\n"
         "`regrip rewards fit KIND --help` lists the settings of a kind."

@@ -55,6 +55,11 @@ class RunDirectory:
         return self.path / "incidents.jsonl"
 
     @property
+    def alarms(self) -> Path:
+        """Alarms of the reward, with films."""
+        return self.path / "alarms"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

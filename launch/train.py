@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,22 @@ from types import FrameType, TracebackType
 import torch
 
 from ..datasets.episode import Rollouts
-from ..datasets.protocols import Reward, RewardSignal
+from ..datasets.protocols import RewardSignal
 from ..datasets.statistics import Rate
-from ..rewards.binary import BinarySuccess
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
-from ..rewards.self_referential import SelfReferential
+from ..rewards.presets import Materials, build
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
 from ..vla.policy_files import save_policy
 from ..vla.sampler import StartSampler
 from ..vla.vision import VisionTower
 from . import environments
+from .alarms import keep_alarms
 from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .evaluate import eval_starts, evaluate, measure
 from .experiment import Run, TrainConfig
+from .materials import open_judge
 from .metrics import MetricsWriter
 from .policies import open_policy
 from .practice import assist, describe, gather, look_closer, noise_level, set_learning_rate
@@ -60,7 +61,9 @@ def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDir
             pool.assist = 0.0
             clock.lap("collect")
             set_learning_rate(config, run)
-            row |= seen | describe(rollouts, reward) | learn(config, run, rollouts, reward)
+            row |= seen | describe(rollouts, reward) | watch(run, rollouts, reward, folder)
+            clock.lap("watch")
+            row |= learn(config, run, rollouts, reward)
             run.iteration += 1
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
@@ -90,6 +93,13 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
         return mpo.update(run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key)
     returns = reward.value.sum((1, 2))
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
+
+
+def watch(run: Run, rollouts: Rollouts, reward: RewardSignal, folder: RunDirectory) -> dict[str, float]:
+    """Hold the reward against the simulator's verdict; what looks wrong is said, written down and filmed."""
+    row, alarms = run.monitor.look(run.iteration, rollouts, reward)
+    keep_alarms(folder.alarms, alarms, rollouts, reward)
+    return row
 
 
 def save_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
@@ -301,14 +311,7 @@ def begin(config: TrainConfig) -> Run:
         policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
     )
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
-    encoders: dict[str, Encoder] = {
-        "vision": VisionTower(policy),
-        "pixels": PixelDownsample(),
-        "state": SimulatorState(),
-    }
-    reward: Reward = BinarySuccess()
-    if config.reward == "self_referential":
-        reward = SelfReferential(encoders[config.encoder], config.self_referential, f"seed {config.seed}")
+    reward = build(config.reward, materials(config, policy))[1]
     learner = None
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
@@ -321,6 +324,25 @@ def begin(config: TrainConfig) -> Run:
         environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
     )
     return Run(policy, optimizer, reward, sampler, learner)
+
+
+def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:
+    """What the run's reward is made of."""
+    encoders: dict[str, Callable[[], Encoder]] = {
+        "vision": lambda: VisionTower(policy),
+        "pixels": PixelDownsample,
+        "state": SimulatorState,
+    }
+    step = {"mpo": config.mpo.gamma, "ppo": config.ppo.gamma, "grpo": 1.0}[config.algorithm]
+    return Materials(
+        run=f"seed {config.seed}",
+        gamma=step**policy.execute,
+        camera=policy.cameras[0],
+        encoder=encoders[config.encoder](),
+        model=Path(config.reward_model) if config.reward_model else None,
+        judge=open_judge(config.judge),
+        self_referential=config.self_referential,
+    )
 
 
 def measure_and_film(

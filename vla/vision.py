@@ -20,10 +20,10 @@ class VisionTower:
 
     Args:
         policy: usually the base policy.
-        batch: decisions embedded at once.
+        batch: decisions embedded at once; more do not fit into a processor's cache, and take longer.
     """
 
-    def __init__(self, policy: Pi0Policy, batch: int = 256) -> None:
+    def __init__(self, policy: Pi0Policy, batch: int = 64) -> None:
         self.tower = copy.deepcopy(policy.pi0.model.vlm.vision_tower).eval().requires_grad_(False)
         self.cameras, self.batch, self.device = policy.cameras, batch, policy.device
 

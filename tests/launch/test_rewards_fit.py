@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reward_toy as toy
 import torch
 
 from regrip.datasets.episode import Rollouts
@@ -16,6 +17,7 @@ from regrip.launch import rewards_fit
 from regrip.launch.cli import main
 from regrip.rewards.critics.files import load_critic
 from regrip.rewards.critics.success import FrameSuccess
+from regrip.rewards.presets import Materials, build
 from regrip.rewards.scorers import FrameProgress
 
 torch.set_num_threads(1)
@@ -97,3 +99,21 @@ def test_sizes() -> None:
     assert small.network.layers == 2
     assert (large.network.layers, large.network.heads, large.network.hidden) == (4, 8, 256)
     assert large.options.frames == 16
+
+
+def test_an_encoder_is_fitted_and_its_reward_can_be_named(tmp_path: Path) -> None:
+    save_rollouts(tmp_path / "toy.rollouts", toy.many(6, 3), "toy")
+    out = tmp_path / "clip"
+    line = [
+        "fit",
+        "clip",
+        "--data",
+        str(tmp_path / "toy.rollouts"),
+        "--out",
+        str(out),
+        "--training.steps",
+        "2",
+    ]
+    assert main(["rewards", *line, "--training.size", "32"]) == 0
+    _, reward = build("vlm-rm", Materials(camera="front", model=out))
+    assert reward(toy.many(2, 1)).valid.all()

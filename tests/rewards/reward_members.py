@@ -9,7 +9,9 @@ from typing import Any, Literal
 import critic_members
 import numpy as np
 import reward_toy as toy
+from judge_members import judge_members
 from numpy.typing import NDArray
+from vision_members import VISION
 
 from regrip.datasets.protocols import Reward
 from regrip.rewards.binary import BinarySuccess
@@ -139,7 +141,9 @@ MEMBERS: list[Member] = [
         bounds=(-1, 1.5),
         exempt=WHOLE,
     ),
+    *judge_members(Member),
 ]
+MEMBERS += [Member(**entry) for entry in VISION]
 
 MEMBERS += critic_members.members(Member)
 
@@ -166,5 +170,9 @@ def as_trajectory(member: Member) -> TrajectoryScorer:
     assert member.kind == "trajectory", f"{member.name} is a {member.kind}"
     return made  # type: ignore[no-any-return]
 
+
+from shaping_members import SHAPING_MEMBERS  # noqa: E402 (it needs what stands above)
+
+MEMBERS += SHAPING_MEMBERS
 
 __all__ = ["MEMBERS", "Level", "Member", "Oracle", "OraclePair", "as_reward", "as_trajectory"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from reward_members import MEMBERS, Member, as_reward, as_trajectory
 
 from regrip.datasets.episode import Rollouts
-from regrip.datasets.protocols import Relative
+from regrip.datasets.protocols import Relative, Reward, RewardSignal
+from regrip.rewards.asynchronous import Asynchronous
+from regrip.rewards.probes import frozen, played_backwards, wrong_words
 from regrip.rewards.scorers import Difference, Potential, frames_of, ranking
 from regrip.vla.advantages import grpo
 
@@ -32,34 +36,6 @@ def cases(number: int, *kinds: str) -> pytest.MarkDecorator:
 def paid(member: Member, rollouts: Rollouts) -> NDArray[np.float64]:
     """What each episode earns."""
     return as_reward(member)(rollouts).value.sum((1, 2), dtype=np.float64)
-
-
-def played_backwards(rollouts: Rollouts) -> Rollouts:
-    """The same episodes, all that is seen and felt in reverse order."""
-    length = rollouts.decision_valid.sum(1)
-    order = np.arange(rollouts.valid.shape[1])[None].repeat(len(rollouts), 0)
-    for row, count in enumerate(length):
-        order[row, :count] = order[row, :count][::-1]
-    rows = np.arange(len(rollouts))[:, None]
-    return replace(
-        rollouts,
-        images={name: frames[rows, order] for name, frames in rollouts.images.items()},
-        state=rollouts.state[rows, order],
-        privileged=rollouts.privileged[rows, order],
-        action=-rollouts.action[rows, order],
-    )
-
-
-def frozen(rollouts: Rollouts) -> Rollouts:
-    """The same episodes, the first moment held still; the actions are as they were."""
-    return replace(
-        rollouts,
-        images={
-            name: np.repeat(frames[:, :1], frames.shape[1], 1) for name, frames in rollouts.images.items()
-        },
-        state=np.repeat(rollouts.state[:, :1], rollouts.state.shape[1], 1),
-        privileged=np.repeat(rollouts.privileged[:, :1], rollouts.privileged.shape[1], 1),
-    )
 
 
 @cases(1)
@@ -146,9 +122,9 @@ def test_7_backwards_earns_less_and_standing_still_earns_nothing(member: Member)
 @cases(8)
 def test_8_the_wrong_words_earn_less(member: Member) -> None:
     rollouts = toy.many(12, 0)
-    names = list(toy.COLOURS)
-    others = [names[(names.index(said.split()[2]) + 1) % 3] for said in rollouts.instruction]
-    wrong = replace(rollouts, instruction=[f"move the {other} block" for other in others])
+    wrong = wrong_words(rollouts)
+    assert wrong is not None
+    assert sorted(set(wrong.instruction)) == sorted(set(rollouts.instruction))
     assert paid(member, wrong).mean() < paid(member, rollouts).mean()
 
 
@@ -169,6 +145,50 @@ def test_9_standing_still_for_a_while_earns_nothing_more(member: Member) -> None
         valid=valid,
     )
     assert (paid(member, slow) <= paid(member, rollouts) + 0.02 * np.abs(paid(member, rollouts)) + 1e-5).all()
+
+
+class Held:
+    """A reward that does not answer before it is told to."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, rollouts: Rollouts) -> RewardSignal:
+        self.entered.set()
+        if not self.go_on.wait(60):
+            raise TimeoutError("somebody waited for a reward that was not told to answer")
+        return self.reward(rollouts)
+
+    def state_dict(self) -> dict[str, NDArray[np.generic]]:
+        return self.reward.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        self.reward.load_state_dict(state)
+
+
+@cases(10)
+def test_10_in_the_background_it_never_blocks_and_says_the_same_later(member: Member) -> None:
+    rollouts = toy.many(3, 3)
+    held = Held(as_reward(member))
+    with Asynchronous(held) as background:
+        first = background(rollouts)
+        assert held.entered.wait(60)
+        again = background(rollouts)  # still held
+        for signal in (first, again):
+            assert signal.components["pending"].all()
+            assert not signal.valid.any()
+            assert not signal.value.any()
+        held.go_on.set()
+        assert background.wait(60)
+        later, straight = background(rollouts), as_reward(member)(rollouts)
+    assert not first.value.any()  # a late label changes later lookups only
+    assert not later.components["pending"].any()
+    assert np.array_equal(later.value, straight.value)
+    assert np.array_equal(later.valid, straight.valid)
+    assert later.relative == straight.relative
+    for name, said in straight.components.items():
+        assert np.array_equal(later.components[name], said), name
 
 
 @cases(11)
