@@ -110,7 +110,8 @@ def levels_of(seen: Seen, found: list[Tensor]) -> Progress:
         members = len(levels)
         if seen.understood[row]:
             value[row, : levels.shape[1]] = levels.mean(0).cpu().numpy()
-        spread[row, : levels.shape[1]] = levels.std(0, unbiased=False).cpu().numpy()
+        if levels.shape[1]:
+            spread[row, : levels.shape[1]] = levels.std(0, unbiased=False).cpu().numpy()
     unknown = {"unknown_words": (~seen.understood).astype(np.float32)}
     done = judged(value, seen.mask, unknown)
     std = np.where(seen.mask & done.valid[:, None], spread, 0).astype(np.float32) if members > 1 else None

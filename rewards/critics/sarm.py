@@ -5,7 +5,8 @@ squared error of the fraction, the fraction told the true stage half of the time
 [0, C - 1] and mapped piecewise by the stages' durations, a smoother that weights the last ten levels by
 confidence cubed and holds its last value below a confidence of 0.9, rewinding at 0.8, other words at 0.2 with
 level 0, the first frame and eight more at equal gaps (30 there). Taken for the confidence: the probability
-of the chosen stage (not verified). Stages need annotation; where there is none, a success is cut into stages
+of the chosen stage (not verified). Every frame of a window but the first is learned from, each from those
+before it; only the last is asked about. Stages need annotation; where there is none, a success is cut into stages
 of equal duration, and the last of the C classes is "finished".
 """
 
@@ -164,11 +165,11 @@ class SarmNetwork(nn.Module):
     def loss(self, material: Material, draw: np.random.Generator, batch: int) -> Tensor:
         windows, sentence, whole = self._windows(material, draw, batch)
         frames, text = look(self, material, windows), listen(self, material, sentence)
-        hidden = self.transformer(frames, text)[:, -1]
+        hidden = self.transformer(frames, text)[:, 1:].flatten(0, 1)
         logits = self.stage(hidden)[0]
-        target = torch.from_numpy(whole).to(logits)
+        target = torch.from_numpy(whole.reshape(-1)).to(logits)
         stage = target.long().clamp(0, self.options.stages)
-        taught = torch.from_numpy(draw.random(batch) < self.options.taught).to(logits.device)
+        taught = torch.from_numpy(draw.random(len(target)) < self.options.taught).to(logits.device)
         told = torch.where(taught, stage, logits.argmax(-1))
         fraction = self._fraction(hidden, told)
         return F.cross_entropy(logits, stage) + (fraction - (target - stage)).square().mean() * 4
@@ -194,10 +195,10 @@ class SarmNetwork(nn.Module):
     def _windows(
         self, material: Material, draw: np.random.Generator, batch: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Frames (N,1+F), sentences (N,), stage + fraction (N,)."""
+        """Frames (N,1+F), sentences (N,), and stage + fraction (N,F) of all but the first frame."""
         told = self.options
         windows, sentence = np.zeros((batch, 1 + told.frames), np.int64), np.zeros(batch, np.int64)
-        whole = np.zeros(batch, np.float32)
+        whole = np.zeros((batch, told.frames), np.float32)
         for n, row in enumerate(draw.choice(material.successes, batch)):
             length = int(material.length[row])
             start, offsets = draw_clip(length, told.clips, draw) if length > 1 else (0, np.zeros(1, np.int64))
@@ -206,7 +207,7 @@ class SarmNetwork(nn.Module):
             other = material.other_sentence(row, draw) if draw.random() < told.clips.mismatched else None
             windows[n] = material.first[row] + clip
             sentence[n] = material.sentence[row] if other is None else other
-            whole[n] = self._stages(material, row)[clip[-1]] if other is None else 0.0
+            whole[n] = self._stages(material, row)[clip[1:]] if other is None else 0.0
         return windows, sentence, whole
 
 

@@ -21,7 +21,8 @@ from regrip.rewards.embedding import PixelDownsample
 from regrip.rewards.scorers import TrajectoryScorer, ranking
 
 ENCODER = PixelDownsample(8, ("front",))
-STEPS = {"vlac": 300, "rewind": 300, "sarm": 300, "robometer": 300}
+# steps and learning rate; what reads several frames needs a lower one to learn the words
+TRAINING = {"vlac": (300, 3e-3), "rewind": (300, 2e-3), "sarm": (400, 2e-3), "robometer": (300, 2e-3)}
 
 
 @lru_cache(maxsize=1)
@@ -31,11 +32,14 @@ def episodes() -> Rollouts:
 
 @lru_cache
 def fitted(kind: str) -> Critic:
-    """On 8 x 8 pixels, a second or two each."""
+    """On 8 x 8 pixels, some seconds each."""
     torch.set_num_threads(1)
     config = default_config(kind)
-    steps = STEPS.get(kind, 150)
-    training = TrainingConfig(steps=steps, learning_rate=3e-3, evaluate_every=steps // 3)
+    if kind == "sarm":
+        clips = replace(config.options.clips, mismatched=0.4)
+        config = replace(config, options=replace(config.options, frames=6, clips=clips))
+    steps, rate = TRAINING.get(kind, (300, 3e-3))
+    training = TrainingConfig(steps=steps, learning_rate=rate, evaluate_every=steps // 3)
     config = replace(config, network=NetworkConfig(ensemble=2), training=training)
     return fit(kind, episodes(), config, encoder=ENCODER)
 

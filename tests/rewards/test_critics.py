@@ -30,6 +30,7 @@ from regrip.rewards.critics.critic import WrongKindError
 from regrip.rewards.critics.diwa import contrast, denoising_weights, dream_index, dream_rewards
 from regrip.rewards.critics.fit import measure
 from regrip.rewards.critics.inputs import InputError, Words
+from regrip.rewards.critics.kinds import KINDS
 from regrip.rewards.critics.labels import LabelOptions, success_label
 from regrip.rewards.embedding import PixelDownsample
 from regrip.rewards.scorers import FrameProgress, PairProgress, accumulate, frames_of
@@ -227,6 +228,16 @@ class TestFitted:
             "robometer": robometer.RobometerSuccess,
         }
         assert critic_members.auroc(fitted(kind), toy.many(24, 24, seed=5), told.get(kind)) > 0.9
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_other_words_take_most_of_it_away(self, kind: str) -> None:
+        rollouts = toy.many(12, 0, seed=5)
+        names = list(toy.COLOURS)
+        others = [names[(names.index(said.split()[2]) + 1) % 3] for said in rollouts.instruction]
+        wrong = replace(rollouts, instruction=[f"move the {other} block" for other in others])
+        scorer = critic_members.progress_of(fitted(kind))
+        right, less = (scorer.progress(told).value[:, 8].mean() for told in (rollouts, wrong))
+        assert less < 0.5 * right
 
     def test_a_reference_changes_the_answer_and_keeps_it_antisymmetric(self) -> None:
         plain = vlac.VlacPairs(fitted("vlac"))
