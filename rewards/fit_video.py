@@ -37,7 +37,7 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class VideoFit:
-    """How to train it. The defaults give about 1.2 million parameters.
+    """How to train it. The defaults give 1.0 million parameters.
 
     Attributes:
         camera: whose frames.
