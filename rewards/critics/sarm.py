@@ -6,8 +6,8 @@ squared error of the fraction, the fraction told the true stage half of the time
 confidence cubed and holds its last value below a confidence of 0.9, rewinding at 0.8, other words at 0.2 with
 level 0, the first frame and eight more at equal gaps (30 there). Taken for the confidence: the probability
 of the chosen stage (not verified). Every frame of a window but the first is learned from, each from those
-before it; only the last is asked about. Stages need annotation; where there is none, a success is cut into stages
-of equal duration, and the last of the C classes is "finished".
+before it; only the last is asked about. Stages need annotation; where there is none, a success is cut into
+stages of equal duration, and the last of the C classes is "finished".
 """
 
 from __future__ import annotations
