@@ -133,7 +133,8 @@ class Critic:
             said, understood = self.words.encode(different)
         text = self.senses.sentences(said.to(self.device))
         rows = np.searchsorted(different, sentences)
-        return text[torch.from_numpy(rows).to(self.device)], understood[rows]
+        known: NDArray[np.bool_] = np.asarray(understood, bool)
+        return text[torch.from_numpy(rows).to(self.device)], known[rows]
 
     def watch(self, rollouts: Rollouts) -> Seen:
         """Every decision of B episodes; what was never executed is not looked at."""

@@ -98,10 +98,11 @@ def fit(
         assert isinstance(senses, Senses)
         senses.standardise(material.frames[_frames_of_rows(training)])
     network.to(device)
-    if hasattr(network, "prepare"):
-        network.prepare(training)
+    prepare_network: Callable[[Material], None] | None = getattr(network, "prepare", None)
+    if prepare_network is not None:
+        prepare_network(training)
     steps, best = _train(network, training, held_out, config, (kind, seed), progress)
-    card = {
+    card: dict[str, Any] = {
         "command": command,
         "seed": seed,
         "data": digest(rollouts),
@@ -155,7 +156,7 @@ def prepare(
     kept = np.flatnonzero(usable)
     if not len(kept):
         raise DataError(f"the encoder gave no finite embedding for any of {len(rollouts)} episodes")
-    said = sorted({rollouts.instruction[row] for row in kept})
+    said = sorted({rollouts.instruction[int(row)] for row in kept})
     sentence = np.array([said.index(told) if told in said else 0 for told in rollouts.instruction], np.int64)
     words = None if text_encoder else Words.of(said)
     if text_encoder is not None:
