@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..datasets.episode import Rollouts
 from ..datasets.protocols import Reward
 from ..rewards.monitors import Monitor
 from ..rewards.presets import PRESETS
@@ -39,6 +40,9 @@ class TrainConfig:
         reward: by name; `regrip rewards list` shows all.
         reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.
         judge: a vision-language model, for the rewards that ask one.
+        background: score in the background; episodes wait, for three iterations at most, until their reward
+            has come, and nothing waits for them (MPO, whose replay does not mind). Such a run depends on how
+            fast rewards come: resumed, it is not bit for bit the same.
         encoder: what the self-referential reward sees with: the frozen base policy's ``vision`` tower,
             ``pixels`` on a coarse grid, or simulator ``state``.
         self_referential: settings of that reward.
@@ -81,6 +85,7 @@ class TrainConfig:
     reward: str = "self_referential"
     reward_model: str = ""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    background: bool = False
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
     assist: float = 0.0
@@ -119,6 +124,11 @@ class TrainConfig:
             raise ValueError(
                 f"group_size {self.group_size}: GRPO compares the members of a group, give 2 or more"
             )
+        if self.background and self.algorithm != "mpo":
+            raise ValueError(
+                f"background with algorithm {self.algorithm!r}: only 'mpo' can learn from episodes of "
+                "earlier iterations; score in the foreground, or choose mpo"
+            )
         if self.branches % SIBLINGS or self.branches < 0 or (self.branches and self.algorithm != "mpo"):
             raise ValueError(
                 f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
@@ -137,7 +147,8 @@ class TrainConfig:
 class Run:
     """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
 
-    MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`).
+    MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`). Episodes
+    that wait for their reward are not saved.
     Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
     """
 
@@ -147,6 +158,7 @@ class Run:
     sampler: StartSampler
     learner: mpo.Learner | None = None
     monitor: Monitor = field(default_factory=Monitor)
+    waiting: list[Rollouts] = field(default_factory=list)
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0

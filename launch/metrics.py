@@ -19,6 +19,7 @@ Names with a slash form groups. `regrip report` reads these; each may be absent:
 ``tasks/forgotten``, ``.../hopeless``    tasks that wait for a turn; tasks practised in vain lately
 ``branches/successes, /episodes``        of episodes that began at a decision that is in doubt
 ``assist``                               how much the simulator helped, 0 to 1
+``reward/waiting``, ``.../given_up``     episodes without their reward yet; and those no longer waited for
 ``monitor/earned``, ``.../auc``           what episodes earn; how often a success earns more than a failure
 ``monitor/drift``                        shift of the robot's states since the first iteration, in spreads
 ``monitor/alarms``                       raised in this iteration (``alarms/alarms.jsonl`` says which)

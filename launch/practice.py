@@ -26,6 +26,8 @@ from . import environments
 from .experiment import SIBLINGS, Run, TrainConfig
 from .progress import Progress
 
+_PATIENCE = 3  # iterations that an episode waits for its reward
+
 
 def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float:
     """How much the policy explores in an iteration, counted from 0."""
@@ -131,6 +133,8 @@ def gather(
         row["tasks/hopeless"] = len(run.sampler.hopeless())
         if config.branches:
             rollouts = concatenate([rollouts, *grow(config, run, pool, rollouts, row)])
+        if config.background:
+            return *ready(run, rollouts, row), row
         reward = run.reward(rollouts)
         if config.algorithm != "grpo":  # the baseline is the critic's or the task's: every episode teaches
             return rollouts, reward, row
@@ -175,6 +179,26 @@ def grow(
     return [branches.take(np.flatnonzero(~branches.invalid))]
 
 
+def ready(run: Run, rollouts: Rollouts, row: dict[str, float]) -> tuple[Rollouts, RewardSignal]:
+    """Of what was played now and lately, the episodes whose reward has come; the others go on waiting."""
+    parts: list[Rollouts] = []
+    signals: list[RewardSignal] = []
+    waiting: list[Rollouts] = []
+    row["reward/given_up"] = 0.0
+    for part in [*run.waiting, rollouts]:  # one by one: an episode is known by the version that played it
+        signal = run.reward(part)
+        pending = signal.components["pending"] > 0
+        parts.append(part.take(np.flatnonzero(~pending)))
+        signals.append(take_signal(signal, np.flatnonzero(~pending)))
+        if run.iteration - part.policy_version < _PATIENCE and pending.any():
+            waiting.append(part.take(np.flatnonzero(pending)))
+        else:
+            row["reward/given_up"] += float(pending.sum())
+    run.waiting = waiting
+    row["reward/waiting"] = float(sum(map(len, waiting)))
+    return concatenate(parts), concatenate_signals(signals)
+
+
 def rates_by_task(rollouts: Rollouts) -> dict[str, Rate]:
     found: dict[str, Rate] = {}
     for start, won in zip(rollouts.start, rollouts.success, strict=True):
@@ -210,7 +234,12 @@ def concatenate_signals(signals: Sequence[RewardSignal]) -> RewardSignal:
     longest = max(signal.value.shape[1] for signal in signals)
     return RewardSignal(
         np.concatenate([np.pad(s.value, [(0, 0), (0, longest - s.value.shape[1]), (0, 0)]) for s in signals]),
-        {name: np.concatenate([s.components[name] for s in signals]) for name in signals[0].components},
+        {
+            name: np.concatenate(
+                [s.components.get(name, np.full(len(s.valid), np.nan, np.float32)) for s in signals]
+            )
+            for name in dict.fromkeys(name for s in signals for name in s.components)
+        },
         np.concatenate([s.valid for s in signals]),
-        signals[0].relative,
+        any(s.relative for s in signals),
     )

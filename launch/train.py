@@ -16,6 +16,7 @@ import torch
 from ..datasets.episode import Rollouts
 from ..datasets.protocols import RewardSignal
 from ..datasets.statistics import Rate
+from ..rewards.asynchronous import Asynchronous
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.presets import Materials, build
 from ..vla import grpo, mpo, ppo
@@ -291,6 +292,8 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
         if not folder.eval_after.exists():
             measure_and_film(config, str(folder.policy), pool, folder, "after")
             note_incidents(run.iteration, pool, folder)
+    if isinstance(run.reward, Asynchronous):
+        run.reward.close()
     page = write_report(folder)
     print(f"report: {page}")
     return True
@@ -312,6 +315,10 @@ def begin(config: TrainConfig) -> Run:
     )
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
     reward = build(config.reward, materials(config, policy))[1]
+    if config.background:
+        reward = Asynchronous(
+            reward, queue_size=4 * config.groups * config.group_size, run=f"seed {config.seed}"
+        )
     learner = None
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
