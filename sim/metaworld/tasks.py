@@ -293,8 +293,12 @@ _EVERY = {
         Task(
             "plate-slide",
             "slide the plate into the cabinet",
-            ("push the plate into the cabinet", "move the plate into the cabinet"),
-            ("put the plate into the cabinet",),
+            (
+                "push the plate into the cabinet",
+                "move the plate into the cabinet",
+                "put the plate into the cabinet",
+            ),
+            ("into the cabinet push the plate",),
         ),
         Task(
             "plate-slide-side",

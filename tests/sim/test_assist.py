@@ -83,7 +83,7 @@ def play(pool: WorkerPool, assist: float, shots: tuple[int, ...] = ()) -> Rollou
 def test_replays_get_the_same_help() -> None:
     with WorkerPool("regrip.sim.tabletop.env:make", {"image_size": 32}, num_slots=4, num_workers=1) as pool:
         helped, alone = play(pool, 1.0), play(pool, 0.0)
-        again = play(pool, 1.0, shots=(1, 5))
+        again = play(pool, 1.0, shots=(1, 3))
         assert len(pool.incidents) == 2
     assert again.privileged.tobytes() == helped.privileged.tobytes()
     assert helped.privileged.tobytes() != alone.privileged.tobytes()
