@@ -145,6 +145,13 @@ def _vlm_rl(materials: Materials) -> TrajectoryScorer:
     )
 
 
+def _liv(materials: Materials) -> TrajectoryScorer:
+    from .goal_similarity import GoalText
+    from .open_clip_encoder import OpenClip
+
+    return FrameProgress(GoalText(OpenClip.load(_given(materials.model)), materials.camera))
+
+
 def _roboclip(materials: Materials) -> Any:
     from .encoders import MeanFrames
     from .goal_similarity import VideoToText
@@ -260,6 +267,12 @@ PRESETS: dict[str, Preset] = {
         _LOOKING,
     ),
     "vlm-rl-difference": Preset("the same, its changes, and success", _vlm_rl, _paid_difference, _LOOKING),
+    "liv": Preset(
+        "nearness of each frame to the instruction, its changes, and success (LIV)",
+        _liv,
+        _paid_difference,
+        _LOOKING,
+    ),
     "roboclip": Preset(
         "similarity of the whole film to the instruction, at the end", _roboclip, _paid_at_the_end, _LOOKING
     ),
