@@ -53,7 +53,7 @@ class Materials:
 NEEDS = {
     "encoder": "a policy, whose vision tower it looks with",
     "model": "a folder that `regrip rewards fit` wrote",
-    "judge": "a vision-language model (judge_model, judge_url)",
+    "judge": "a vision-language model (--judge.path, or --judge.url with --judge.model)",
     "camera": "the name of a camera",
 }
 
