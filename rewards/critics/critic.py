@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,16 +26,20 @@ class WrongKindError(ValueError):
 
 
 class CriticNetwork(Protocol):
-    """What the trainer needs of a kind's torch module.
-
-    One with a method ``prepare(material)`` is shown the training episodes before the first step.
-    """
+    """What the trainer needs of a kind's torch module."""
 
     senses: Senses
 
     def loss(self, material: Material, draw: np.random.Generator, batch: int) -> Tensor:
         """The loss of `batch` samples that are drawn from `material` with `draw`; a scalar."""
         ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A network that is shown the training episodes before the first step."""
+
+    def prepare(self, material: Material) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Critic:
             return torch.zeros(0, self.config.network.text), np.zeros(0, bool)
         if self.text_encoder is not None:
             raw = vectors(self.text_encoder, different, self.inputs.text_features)
-            said, understood = torch.from_numpy(raw), np.isfinite(raw).all(1)
+            said, understood = torch.from_numpy(raw), np.asarray(np.isfinite(raw).all(1))
         else:
             assert self.words is not None, "a critic without a text encoder has a vocabulary"
             said, understood = self.words.encode(different)

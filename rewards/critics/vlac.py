@@ -109,7 +109,8 @@ class VlacNetwork(nn.Module):
         shown = torch.full_like(found[0], float(places is not None))
 
         def one_way(x: Tensor, y: Tensor, at: Tensor, to: Tensor) -> Tensor:
-            return self.gain(self.pair(torch.cat([x, y, y - x, at, to, shown], dim=-1), text))[..., 0].mean(0)
+            hidden = self.pair(torch.cat([x, y, y - x, at, to, shown], dim=-1), text)
+            return torch.as_tensor(self.gain(hidden)[..., 0].mean(0))
 
         there, back = one_way(a, b, found[0], found[1]), one_way(b, a, found[1], found[0])
         return torch.tanh((there - back) / 2)
