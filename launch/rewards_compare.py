@@ -236,7 +236,7 @@ def set_apart(data: Data, learn_from: Sequence[Path], who: str) -> Data:
         )
     return Data(
         data.rollouts.take(rest),
-        [data.policies[row] for row in rest],
+        [data.policies[int(row)] for row in rest],
         data.num_invalid,
         data.rollouts.take(rows),
         halved=True,

@@ -7,6 +7,9 @@ picture through the whole clip, as in V-JEPA, one for all clips of a step (ours,
 
 Source: V-JEPA (Bardes et al. 2024) and V-JEPA 2 (Assran et al. 2025) as their texts say; the model is
 `VJEPA2Model` of transformers. Sizes, masks and schedule are ours.
+
+What it is worth is not shown: on the toy world of the tests 300 steps bring the loss down without collapse,
+but the vectors tell how far an episode came no better than those of random weights do.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class VideoFit:
-    """How to train it. The defaults give about 1.2 million parameters.
+    """How to train it. The defaults give 1.0 million parameters.
 
     Attributes:
         camera: whose frames.
@@ -61,11 +64,11 @@ class VideoFit:
     layers: int = 4
     predictor_width: int = 64
     predictor_layers: int = 2
-    hidden: float = 0.6
+    hidden: float = 0.75
     steps: int = 400
     batch: int = 16
-    learning_rate: float = 1e-3
-    momentum: float = 0.98
+    learning_rate: float = 5e-4
+    momentum: float = 0.996
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,20 +26,16 @@ class WrongKindError(ValueError):
 
 
 class CriticNetwork(Protocol):
-    """What the trainer needs of a kind's torch module."""
+    """What the trainer needs of a kind's torch module.
+
+    One with a method ``prepare(material)`` is shown the training episodes before the first step.
+    """
 
     senses: Senses
 
     def loss(self, material: Material, draw: np.random.Generator, batch: int) -> Tensor:
         """The loss of `batch` samples that are drawn from `material` with `draw`; a scalar."""
         ...
-
-
-@runtime_checkable
-class Prepared(Protocol):
-    """A network that is shown the training episodes before the first step."""
-
-    def prepare(self, material: Material) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,8 @@ class Critic:
             said, understood = self.words.encode(different)
         text = self.senses.sentences(said.to(self.device))
         rows = np.searchsorted(different, sentences)
-        return text[torch.from_numpy(rows).to(self.device)], understood[rows]
+        known: NDArray[np.bool_] = np.asarray(understood, bool)
+        return text[torch.from_numpy(rows).to(self.device)], known[rows]
 
     def watch(self, rollouts: Rollouts) -> Seen:
         """Every decision of B episodes; what was never executed is not looked at."""

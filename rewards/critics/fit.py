@@ -18,7 +18,7 @@ from ..diagnostics import auc, spearman
 from ..embedding import Encoder
 from ..scorers import frames_of, ranking
 from .config import CriticConfig
-from .critic import Critic, CriticNetwork, Prepared, vectors
+from .critic import Critic, CriticNetwork, vectors
 from .inputs import Inputs, Material, TextEncoder, Words, digest, embedded, pixels
 from .kinds import default_config, kind_of
 from .layers import Senses
@@ -98,8 +98,9 @@ def fit(
         assert isinstance(senses, Senses)
         senses.standardise(material.frames[_frames_of_rows(training)])
     network.to(device)
-    if isinstance(network, Prepared):
-        network.prepare(training)
+    prepare_network: Callable[[Material], None] | None = getattr(network, "prepare", None)
+    if prepare_network is not None:
+        prepare_network(training)
     steps, best = _train(network, training, held_out, config, (kind, seed), progress)
     card: dict[str, Any] = {
         "command": command,
@@ -155,7 +156,7 @@ def prepare(
     kept = np.flatnonzero(usable)
     if not len(kept):
         raise DataError(f"the encoder gave no finite embedding for any of {len(rollouts)} episodes")
-    said = sorted({rollouts.instruction[row] for row in kept.tolist()})
+    said = sorted({rollouts.instruction[int(row)] for row in kept})
     sentence = np.array([said.index(told) if told in said else 0 for told in rollouts.instruction], np.int64)
     words = None if text_encoder else Words.of(said)
     if text_encoder is not None:

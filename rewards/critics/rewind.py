@@ -136,7 +136,7 @@ class RewindProgress:
         network = self.critic.network
         assert isinstance(network, RewindNetwork)
         seen, most = self.critic.watch(rollouts), network.options.frames
-        rows = np.flatnonzero(seen.mask.any(1)).tolist()
+        rows = [int(row) for row in np.flatnonzero(seen.mask.any(1))]
         found = {row: read_prefixes(network.levels, seen, row, most, twice=True) for row in rows}
         none = seen.frames.new_zeros(self.critic.config.network.ensemble, 0)
         return levels_of(seen, [found.get(row, none) for row in range(len(seen.mask))])

@@ -112,8 +112,7 @@ def knots_of(stage_levels: list[NDArray[np.float32]], stages: int) -> NDArray[np
 def level_of(whole: NDArray[np.floating], knots: NDArray[np.floating]) -> NDArray[np.float32]:
     """Stage + fraction to a level: cut to [0, C - 1], then straight lines between the knots (C,)."""
     places = np.arange(len(knots))
-    level = np.interp(np.clip(whole, 0, len(knots) - 1), places, knots)
-    return np.asarray(level, np.float32)
+    return np.asarray(np.interp(np.clip(whole, 0, len(knots) - 1), places, knots), np.float32)
 
 
 def smooth(

@@ -109,8 +109,9 @@ class VlacNetwork(nn.Module):
         shown = torch.full_like(found[0], float(places is not None))
 
         def one_way(x: Tensor, y: Tensor, at: Tensor, to: Tensor) -> Tensor:
-            hidden = self.pair(torch.cat([x, y, y - x, at, to, shown], dim=-1), text)
-            return torch.as_tensor(self.gain(hidden)[..., 0].mean(0))
+            pairs = self.pair(torch.cat([x, y, y - x, at, to, shown], dim=-1), text)
+            gain: Tensor = self.gain(pairs)[..., 0].mean(0)
+            return gain
 
         there, back = one_way(a, b, found[0], found[1]), one_way(b, a, found[1], found[0])
         return torch.tanh((there - back) / 2)

@@ -106,4 +106,4 @@ def test_a_fitted_video_encoder_foresees_and_does_not_collapse() -> None:
     rollouts = toy.many(12, 12, seed=3)
     length = rollouts.decision_valid.sum(1)
     clips = [rollouts.images["front"][row, : length[row]] for row in range(24)]
-    assert collapse(encoder.videos(clips)) < 0.98
+    assert collapse(encoder.videos(clips)) < 0.98  # of random weights: 0.95

@@ -34,7 +34,7 @@ SMALL = ClipFit(
     text_width=32,
     text_layers=1,
     embed=64,
-    steps=40,
+    steps=150,
     learning_rate=3e-3,
 )
 
