@@ -26,7 +26,8 @@ class ClipOptions:
     """Which clips are drawn.
 
     Attributes:
-        anchored: share that begins at the episode's first frame; the others begin anywhere.
+        anchored: share of the forward and still clips that begins at the episode's first frame; the others
+            begin anywhere.
         rewind: share of the forward clips that is rewound (ReWiND and SARM: 0.8).
         still: share that shows one frame held still.
         reversed: share that is played backwards.
@@ -36,7 +37,7 @@ class ClipOptions:
 
     anchored: float = 0.6
     rewind: float = 0.8
-    still: float = 0.1
+    still: float = 0.2
     reversed: float = 0.1
     paused: float = 0.3
     mismatched: float = 0.3
@@ -81,7 +82,8 @@ def draw_clip(length: int, options: ClipOptions, draw: np.random.Generator) -> t
     """A clip of an episode of `length` frames (at least 2): where it begins, and its offsets."""
     kind = draw.random()
     if kind < options.still:
-        return int(draw.integers(length)), np.zeros(int(draw.integers(2, length + 1)), np.int64)
+        start = 0 if draw.random() < options.anchored else int(draw.integers(length))
+        return start, np.zeros(int(draw.integers(2, length + 1)), np.int64)
     if kind < options.still + options.reversed:
         start = length - 1 if draw.random() < 0.5 else int(draw.integers(1, length))
         return start, -np.arange(int(draw.integers(2, start + 2)))

@@ -127,7 +127,7 @@ class Critic:
             return torch.zeros(0, self.config.network.text), np.zeros(0, bool)
         if self.text_encoder is not None:
             raw = vectors(self.text_encoder, different, self.inputs.text_features)
-            said, understood = torch.from_numpy(raw), np.isfinite(raw).all(1)
+            said, understood = torch.from_numpy(raw), np.asarray(np.isfinite(raw).all(1))
         else:
             assert self.words is not None, "a critic without a text encoder has a vocabulary"
             said, understood = self.words.encode(different)

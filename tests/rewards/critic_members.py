@@ -22,7 +22,7 @@ from regrip.rewards.scorers import TrajectoryScorer, ranking
 
 ENCODER = PixelDownsample(8, ("front",))
 # steps and learning rate; what reads several frames needs a lower one to learn the words
-TRAINING = {"vlac": (300, 3e-3), "rewind": (300, 3e-3), "sarm": (400, 2e-3), "robometer": (300, 2e-3)}
+TRAINING = {"vlac": (300, 3e-3), "rewind": (400, 2e-3), "sarm": (400, 2e-3), "robometer": (300, 2e-3)}
 
 
 @lru_cache(maxsize=1)
