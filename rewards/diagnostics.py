@@ -6,6 +6,7 @@ Between tasks a score may be high because the task is easy; such pairs would fla
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,8 @@ def kendall(reward: NDArray[np.floating], truth: NDArray[np.floating]) -> float 
     """Kendall's tau-b of N policies' mean rewards with their true success; None if fewer than two differ."""
     if len(reward) < 2 or np.ptp(reward) == 0 or np.ptp(truth) == 0:
         return None
-    return float(kendalltau(reward, truth).statistic)
+    found: Any = kendalltau(reward, truth)
+    return float(found.statistic)
 
 
 def hallucination_rate(

@@ -151,7 +151,8 @@ class GoalImage:
         goals: Mapping[str, NDArray[np.uint8]],
         measure: Measure = "distance",
     ) -> None:
-        self.encoder, self.camera, self.measure = encoder, camera, measure
+        self.encoder, self.camera = encoder, camera
+        self.measure: Measure = measure
         vectors = encoder.images(np.stack(list(goals.values())))
         self._goal = dict(zip(goals, vectors, strict=True))
 

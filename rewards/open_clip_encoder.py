@@ -98,7 +98,9 @@ class OpenClip:
                 raise ValueError(f"{name} has no weights: give `checkpoint`, a file or a tag of open_clip")
             if "/" in checkpoint and not Path(checkpoint).is_file():
                 raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-        model = open_clip.create_model(name, pretrained=checkpoint, require_pretrained=True, device=device)
+        model: Any = open_clip.create_model(
+            name, pretrained=checkpoint, require_pretrained=True, device=device
+        )
         tokenize = open_clip.get_tokenizer(name)
         preprocess = _preprocess(open_clip.get_model_preprocess_cfg(model))
         with torch.inference_mode():

@@ -146,7 +146,8 @@ def _levels_in(thing: Any) -> TrajectoryScorer | None:
         if hasattr(thing, "progress"):
             return thing  # type: ignore[no-any-return]
         if hasattr(thing, "delta"):
-            return PairProgress(thing)
+            pairs: Any = thing
+            return PairProgress(pairs)
         inside = getattr(thing, "scorer", None) or getattr(thing, "reward", None)
         if inside is None:
             return None

@@ -233,8 +233,8 @@ def preprocess_of(settings: Mapping[str, Any]) -> Preprocess:
         raise ValueError("the processor's settings have no image_mean and image_std")
     return Preprocess(
         size=(int(target["height"]), int(target["width"])),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
         shortest=int(shortest) if cropped and shortest is not None else None,
         interpolation=RESAMPLE[resampling],  # type: ignore[arg-type]
     )

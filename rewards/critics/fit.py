@@ -289,7 +289,7 @@ def held_out_loss(network: CriticNetwork, material: Material, batch: int, key: t
 
 
 def _frames_of_rows(material: Material) -> NDArray[np.int64]:
-    parts = [material.first[row] + np.arange(material.length[row]) for row in material.rows]
+    parts = [material.first[row] + np.arange(int(material.length[row])) for row in material.rows]
     return np.concatenate(parts)
 
 
