@@ -11,9 +11,8 @@ import torch
 from ..datasets.episode import Rollouts
 from ..datasets.protocols import Reward
 from ..rewards.monitors import Monitor
-from ..rewards.presets import PRESETS
+from ..rewards.presets import preset_of
 from ..rewards.self_referential import SelfReferentialConfig
-from ..sim.wording import unknown
 from ..vla import grpo, mpo, ppo
 from ..vla.pi0 import Pi0Policy
 from ..vla.sampler import SamplerConfig, StartSampler
@@ -114,8 +113,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.reward not in PRESETS:
-            raise ValueError(unknown("reward", self.reward, list(PRESETS)))
+        preset_of(self.reward)
         if self.final_noise_level is not None and self.noise_level is None:
             raise ValueError(
                 f"final_noise_level {self.final_noise_level} needs a noise_level to fall from: give both"

@@ -298,20 +298,30 @@ OF_TEXTS = frozenset(name for name, preset in PRESETS.items() if preset.reward i
 """Scorers of answers in text: called directly, they judge no episodes."""
 
 
+def preset_of(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no reward {name!r}; {hint}there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def check(name: str, materials: Materials) -> Preset:
     """The preset of a name, if its needs are met.
 
     Raises:
         ValueError: no such preset, or something that it needs is missing.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no reward {name!r}; {hint}there are {', '.join(PRESETS)}")
-    for need in PRESETS[name].needs:
+    preset = preset_of(name)
+    for need in preset.needs:
         if not getattr(materials, need):
             raise ValueError(f"reward {name!r} needs {need}: {NEEDS[need]}")
-    return PRESETS[name]
+    return preset
 
 
 def build(name: str, materials: Materials) -> tuple[Any, Reward]:
