@@ -237,6 +237,39 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class RowAccess(Protocol):
+    """Random access to single rows, which a loader needs: the store has it, and every view of a store.
+
+    Each stream has rows 0..N-1 of its own over all episodes, those of one episode being neighbours.
+    """
+
+    contents: Contents
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        ...
+
+    def tasks(self) -> Sequence[str]:
+        """The instruction of each episode."""
+        ...
+
+    def bounds(self, key: str) -> NDArray[np.int64]:
+        """(E,2) first row and one past the last of each episode; equal where an episode lacks the stream."""
+        ...
+
+    def vectors(self, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """(n,*shape) rows of a vector stream, in the order asked for."""
+        ...
+
+    def times(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) their times, in seconds since their recording began."""
+        ...
+
+    def image(self, key: str, row: int) -> NDArray[Any]:
+        """One decoded image of an image or depth stream."""
+        ...
+
+
 class Sink(Protocol):
     """A data set being written, in a place where nothing takes it for a whole one until `close`.
 
