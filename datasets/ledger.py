@@ -123,6 +123,11 @@ class Ledger:
     def losses(self) -> list[Loss]:
         return list(self._lines.values())
 
+    def take(self) -> list[Loss]:
+        """The losses so far; the ledger is empty afterwards."""
+        losses, self._lines = self.losses, {}
+        return losses
+
     def to_json(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(loss) for loss in self.losses]
 
