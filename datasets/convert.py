@@ -162,14 +162,15 @@ def convert(
             for index, (recording, losses) in enumerate(
                 _recordings(job, source, range(sink.done, total), workers, Path(folder)), sink.done
             ):
-                before = dict.fromkeys(map(_frozen, written.losses))
                 sink.write(recording)
-                losses = losses + [loss for loss in written.losses if _frozen(loss) not in before]
+                losses = losses + written.take()
                 journal.add(index, losses)
                 for loss in losses:
                     ledger.add(loss)
                 progress(index + 1, total, "")
         sink.close()
+        for loss in written.take():
+            ledger.add(loss)
     except BaseException:
         sink.abandon()
         raise
@@ -178,10 +179,6 @@ def convert(
     _store(job, ledger, len(source))
     journal.remove()
     return ledger
-
-
-def _frozen(loss: Loss) -> tuple[Any, ...]:
-    return (loss.stream, loss.what, loss.detail, loss.episodes, loss.rows)
 
 
 def _recordings(
@@ -317,9 +314,7 @@ class Journal:
                 kept.append(line)
                 yield losses
         if len(kept) < done:  # killed between an episode and its line
-            missing = Loss(
-                "", "metadata", "the ledger's entry of an episode was cut off", episodes=done - len(kept)
-            )
+            missing = Loss("", "metadata", "the ledger's entry was cut off", episodes=done - len(kept))
             kept += ["[]"] * (done - len(kept))
             yield [missing]
         self._file.write_text("".join(f"{line}\n" for line in kept))

@@ -352,7 +352,7 @@ def _contents(contents: Contents, mapping: SetMapping, path: str) -> Contents:
 def _vector(
     key: str, how: StreamMapping, sources: Sequence[StreamSpec], path: str
 ) -> tuple[StreamSpec, list[int]]:
-    """The stream that results, and for each of its entries where it was in the joined vector (-1: nowhere)."""
+    """The stream, and where each of its entries was in the joined vector (-1: nowhere)."""
     first = sources[0]
     untouched = len(sources) == 1 and not (how.rotate or how.entries or how.scale or how.offset)
     if first.kind == "text" or (untouched and not (how.names or how.units or how.dtype)):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation as R
+from scipy.spatial.transform import Rotation
 
 from .ledger import DataError
 
@@ -55,17 +55,17 @@ def convert_rotation(rows: NDArray[Any], source: str, to: str) -> NDArray[np.flo
     return _written(rotation, values, source, to)
 
 
-def _read(values: NDArray[np.float64], form: str) -> R:
+def _read(values: NDArray[np.float64], form: str) -> Rotation:
     if form.startswith("rotation_vector"):
-        return R.from_rotvec(values)
+        return Rotation.from_rotvec(values)
     if form == "euler_xyz":
-        return R.from_euler("xyz", values)
+        return Rotation.from_euler("xyz", values)
     if form == "quaternion_xyzw":
-        return R.from_quat(values)
+        return Rotation.from_quat(values)
     if form == "quaternion_wxyz":
-        return R.from_quat(values[:, [1, 2, 3, 0]])
+        return Rotation.from_quat(values[:, [1, 2, 3, 0]])
     if form == "matrix":
-        return R.from_matrix(values.reshape(-1, 3, 3))
+        return Rotation.from_matrix(values.reshape(-1, 3, 3))
     a, b = values[:, :3], values[:, 3:]  # Gram-Schmidt: a network's output is not quite orthonormal
     length = np.linalg.norm(a, axis=1, keepdims=True)
     if (length == 0).any():
@@ -77,10 +77,10 @@ def _read(values: NDArray[np.float64], form: str) -> R:
         raise ValueError("its halves are parallel")
     b = b / length
     stacked = np.stack([a, b, np.cross(a, b)], axis=1)
-    return R.from_matrix(stacked if form == "rot6d_rows" else stacked.transpose(0, 2, 1))
+    return Rotation.from_matrix(stacked if form == "rot6d_rows" else stacked.transpose(0, 2, 1))
 
 
-def _written(rotation: R, values: NDArray[np.float64], source: str, to: str) -> NDArray[np.float64]:
+def _written(rotation: Rotation, values: NDArray[np.float64], source: str, to: str) -> NDArray[np.float64]:
     if to == "rotation_vector":
         return np.asarray(rotation.as_rotvec())
     if to == "rotation_vector_uncanonical":
@@ -91,8 +91,10 @@ def _written(rotation: R, values: NDArray[np.float64], source: str, to: str) -> 
             quaternion = values[:, [1, 2, 3, 0]] / np.linalg.norm(values, axis=1, keepdims=True)
         w = np.clip(quaternion[:, 3], -1.0, 1.0)
         sine = np.sqrt(1.0 - w * w)
-        axis = np.divide(quaternion[:, :3], sine[:, None], where=sine[:, None] > 0, out=np.zeros((len(w), 3)))
-        return axis * (2.0 * np.arccos(w))[:, None]
+        axis: NDArray[np.float64] = np.divide(
+            quaternion[:, :3], sine[:, None], where=sine[:, None] > 0, out=np.zeros((len(w), 3))
+        )
+        return np.asarray(axis * (2.0 * np.arccos(w))[:, None])
     if to == "euler_xyz":
         return np.asarray(rotation.as_euler("xyz"))
     if to == "quaternion_xyzw":
