@@ -115,7 +115,7 @@ class Conventions:
     state_rotation: Rotation = "unknown"
     frame: str = ""
     observed: Literal["before", "after", "unknown"] = "unknown"
-    orientation: Mapping[str, Orientation] = field(default_factory=dict)
+    orientation: dict[str, Orientation] = field(default_factory=dict)
     grippers: tuple[Gripper, ...] = ()
 
 

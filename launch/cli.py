@@ -41,6 +41,16 @@ COMMANDS: dict[str, Command] = {
         "record episodes, fit rewards, and see which can be trusted",
         "regrip rewards record demo --out demo.rollouts",
     ),
+    "inspect": Command(
+        "data_inspect", "say what is in a data set, and what is wrong with it", "regrip inspect SRC"
+    ),
+    "convert": Command(
+        "data_convert",
+        "convert a data set to another format, saying what is lost",
+        "regrip convert SRC DST --to lerobot-v3",
+    ),
+    "verify": Command("data_verify", "compare two data sets, row by row", "regrip verify SRC DST"),
+    "data": Command("data_cli", "look at data, edit it, repair it", "regrip data page SRC --out page.html"),
     "envs": Command("envs", "list every task, with pictures", "regrip envs show demo/lift_red"),
     "doctor": Command(
         "doctor", "say what is missing on this machine and check the numerics", "regrip doctor"
