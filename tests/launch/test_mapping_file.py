@@ -18,7 +18,8 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     mapping = SetMapping(
         streams={
             "observation.state": StreamMapping(
-                ("observation.state", "reward"), (Rotate(3, "euler_xyz", "quaternion_wxyz"),), (0, 2), (-0.5, 1.0),
+                ("observation.state", "reward"), (Rotate(3, "euler_xyz", "quaternion_wxyz"),), (0, 2),
+                (-0.5, 1.0),
                 (0.1, 0.0), "float64", ("a: b", "é #"), ("m", ""),
             ),
             FRONT: StreamMapping((FRONT,), turn="rot180"),
