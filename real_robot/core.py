@@ -1,0 +1,523 @@
+r"""The node's core: a plain object. No threads, no clock of its own, no transport; time is passed in.
+
+    unconfigured --configure--> inactive --enable--> active <--> hold
+                                   ^                   |  \-- takeover --> human
+                                   |<----- disable ----|
+    any --e-stop--> estop --released--> inactive (never active by itself)
+
+`tick` is called at the control rate. It gives at most one command and at most one request for the policy;
+whoever calls it sends the one and has the other answered, by `answered`, whenever the answer comes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.spec import RobotSpec
+from .gate import Gate, GateConfig, JointRange, StateOf
+from .limits import Gripper, GripperConfig, JointLimits, Limiter, Workspace
+from .messages import Command, Frame, Joints, Reply, Request, State, Tick
+from .schedule import Schedule, ScheduleConfig
+
+Vector = NDArray[np.float64]
+# The policy's action (A,) and the measured arm joints (N,) -> where the arm's joints should be (N,), and the
+# gripper's position in its own units (None for an arm without one).
+ToJoints = Callable[[NDArray[np.float32], Vector], tuple[Vector, float | None]]
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """Everything that decides what the arm may do.
+
+    Attributes:
+        joints: the arm's joints and what they may do, in the order of commands.
+        gripper: None for an arm without one. Its joint is measured if `gripper_measured`.
+        gripper_joint: name of the measured joint that tells the gripper's position; ``""`` if none does.
+        workspace: of the tool; None for no box.
+        gate: of observations.
+        schedule: of chunks.
+        rows_per_tick: rows of a command: the arm gets them at this many times the control rate.
+        max_start_jump: how far (rad or m, any joint) the first target of a motion may be from the arm.
+        max_tracking: how far the arm may be from what it was sent before the node holds; it is blocked, or
+            somebody else drives it.
+        max_inference_s: a request that is not answered for so long is given up, and said.
+        max_gap_s: two ticks further apart than this, and the arm is taken to stand where it is measured.
+        resume_s: how long everything must be well before a hold ends by itself.
+        deadman_s: a dead-man switch must be heard from as often as this; 0: there is none.
+        action_margin: how far outside the RobotSpec's limits an action may be, as a share of their span,
+            before its whole chunk is refused.
+    """
+
+    joints: tuple[JointLimits, ...]
+    gripper: GripperConfig | None = None
+    gripper_joint: str = ""
+    workspace: Workspace | None = None
+    gate: GateConfig = field(default_factory=GateConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    rows_per_tick: int = 5
+    max_start_jump: float = 0.25
+    max_tracking: float = 0.35
+    max_inference_s: float = 0.5
+    max_gap_s: float = 0.3
+    resume_s: float = 0.2
+    deadman_s: float = 0.0
+    action_margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("max_start_jump", "max_tracking", "max_inference_s", "max_gap_s"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"core: {name} is {value}, expected a finite number above 0")
+        if not (np.isfinite(self.deadman_s) and self.deadman_s >= 0):
+            raise ValueError(f"core: deadman_s is {self.deadman_s}, expected 0 (none) or a number of seconds")
+        if self.rows_per_tick < 1:
+            raise ValueError(f"core: rows_per_tick is {self.rows_per_tick}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth a line in the record: a change of state, a refusal, a clamp."""
+
+    now: float
+    what: str
+    why: str
+
+
+class Core:
+    """See the module. Not to be called from two threads at once.
+
+    Args:
+        config: what the arm may do.
+        spec: of the policy.
+        to_joints: actions to joint targets (`kinematics`).
+        state_of: joint positions by name to the policy's state.
+        tool: arm joints to tool position, for the workspace.
+        task: the instruction, until `on_task`.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        spec: RobotSpec,
+        to_joints: ToJoints,
+        state_of: StateOf,
+        tool: Callable[[Vector], Vector] | None = None,
+        task: str = "",
+    ) -> None:
+        self.config, self.spec, self.to_joints, self.task = config, spec, to_joints, task
+        self.state: State = "unconfigured"
+        self.reason = "not configured"
+        self.rate_hz = spec.control_rate_hz
+        ranges = [JointRange(joint.name, joint.low, joint.high) for joint in config.joints]
+        if config.gripper_joint and config.gripper is not None:
+            low, high = sorted((config.gripper.closed, config.gripper.open))
+            ranges.append(JointRange(config.gripper_joint, low, high))
+        self.gate = Gate(config.gate, spec, tuple(ranges), state_of)
+        self.schedule = Schedule(config.schedule, self.rate_hz)
+        self._dt = 1.0 / self.rate_hz / config.rows_per_tick
+        self.limiter = Limiter(config.joints, self._dt, tool, config.workspace)
+        self.gripper = Gripper(config.gripper) if config.gripper else None
+        self.events: deque[Event] = deque(maxlen=10_000)
+        self.counters: dict[str, int] = {}
+        self.episode = 0
+        self.outcome: bool | None = None
+        self.names = tuple(joint.name for joint in config.joints) + (
+            (config.gripper.name,) if config.gripper else ()
+        )
+        self._request = 0
+        self._asked: Request | None = None
+        self._answered = 0
+        self._policy_fault = ""
+        self._last_tick: float | None = None
+        self._deadman: float | None = None
+        self._well_since: float | None = None
+        self._began = False  # whether the present motion has sent its first target
+        self._gripper_at: float | None = None
+        self._enabled = False
+        self._human: Joints | None = None
+        self._human_offset: Vector | None = None
+
+    # What comes in -------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Preflight is done: leave `unconfigured`."""
+        if self.state == "unconfigured":
+            self._become("inactive", "configured, not enabled", self._last_tick or 0.0)
+
+    def on_frame(self, frame: Frame) -> None:
+        self.gate.on_frame(frame)
+
+    def on_joints(self, joints: Joints) -> None:
+        self.gate.on_joints(joints)
+
+    def on_task(self, task: str, now: float) -> None:
+        """A new instruction: what was planned for the old one is dropped."""
+        if task != self.task:
+            self.task = task
+            self._drop_plans()
+            self._event(now, "task", task)
+
+    def on_enable(self, on: bool, now: float) -> None:
+        if not on:
+            self._enabled = False
+            if self.state in ("active", "hold", "human"):
+                self._become("inactive", "disabled", now)
+            return
+        if self.state in ("active", "hold", "human"):
+            return
+        why = self._why_not_enable(now)
+        if why:
+            self._count("enable refused")
+            self._event(now, "enable refused", why)
+            if self.state == "inactive":
+                self.reason = f"not enabled: {why}"
+            return
+        self._enabled = True
+        self.episode += 1
+        self.outcome = None
+        self.schedule.reset()
+        self._drop_plans()
+        self._become("active", "", now)
+
+    def _why_not_enable(self, now: float) -> str:
+        if self.state == "unconfigured":
+            return "not configured: preflight has not passed"
+        if self.state == "estop":
+            return "the e-stop is latched: release it first"
+        if self.config.deadman_s and not self._held_down(now):
+            return "the dead-man switch is not pressed"
+        return self.gate.fault(now)
+
+    def on_estop(self, on: bool, now: float) -> None:
+        """Latched by any true; released by false alone, and then inactive."""
+        if on:
+            self._enabled = False
+            if self.state != "estop":
+                self._become("estop", "e-stop", now)
+        elif self.state == "estop":
+            self._become("inactive", "e-stop released: enable again", now)
+
+    def on_deadman(self, alive: bool, now: float) -> None:
+        self._deadman = now if alive else None
+
+    def _held_down(self, now: float) -> bool:
+        return self._deadman is not None and 0 <= now - self._deadman <= self.config.deadman_s
+
+    def on_takeover(self, on: bool, now: float) -> None:
+        """A person takes over from the present pose, or hands back."""
+        if on:
+            if self.state in ("unconfigured", "estop", "human"):
+                return
+            self._human = self._human_offset = None
+            self._drop_plans()
+            self._become("human", "a person drives", now)
+        elif self.state == "human":
+            self._drop_plans()
+            self._human = self._human_offset = None
+            if self._enabled:
+                self._become("active", "", now)
+            else:
+                self._become("inactive", "handed back, not enabled", now)
+
+    def on_human(self, joints: Joints) -> None:
+        """The leader's joints (or a jog's target), by the names of the arm's."""
+        place = {name: index for index, name in enumerate(joints.names)}
+        names = [joint.name for joint in self.config.joints]
+        if not all(name in place for name in names) or len(joints.position) != len(joints.names):
+            self._count("human: joints missing")
+            return
+        if not np.isfinite(joints.position).all():
+            self._count("human: not finite")
+            return
+        self._human = joints
+
+    def on_outcome(self, success: bool, now: float) -> None:
+        """A person says how the episode ended; the arm stops."""
+        self.outcome = success
+        self._event(now, "outcome", "success" if success else "failure")
+        if self.state in ("active", "hold", "human"):
+            self._enabled = False
+            self._become("inactive", "the episode is over", now)
+
+    def answered(self, reply: Reply) -> None:
+        """The policy's answer to a request; late, wrong or mad ones are counted and dropped."""
+        asked = self._asked
+        if asked is None or reply.id != asked.id:
+            self._count("reply: not to the present request")
+            return
+        self._asked = None
+        if reply.error:
+            self._policy_fault = f"the policy failed: {reply.error}"
+            self._count("reply: error")
+            return
+        why = self._mad(reply.actions)
+        if why:
+            self._policy_fault = why
+            self._count("reply: refused")
+            self._event(reply.received, "chunk refused", why)
+            return
+        self._policy_fault = ""
+        latency = None if reply.warm_up else reply.received - asked.made
+        late = self.schedule.answered(asked.step, reply.actions, latency)
+        if late:
+            self._count("reply: rows too late", late)
+        self._answered = reply.id
+
+    def _mad(self, actions: NDArray[np.float32]) -> str:
+        """Why a chunk is refused as a whole; ``""`` if it is not."""
+        dims = self.spec.action_dim
+        if actions.ndim != 2 or actions.shape[1] != dims or not len(actions):
+            return f"the policy answered an array of shape {actions.shape}, expected (H, {dims})"
+        if not np.isfinite(actions).all():
+            row, entry = (int(index) for index in np.argwhere(~np.isfinite(actions))[0])
+            return f"action {row} of the chunk has no finite {self.spec.action[entry].name}"
+        low, high = self.spec.action_low, self.spec.action_high
+        margin = self.config.action_margin * (high - low)
+        wrong = (actions < low - margin) | (actions > high + margin)
+        if wrong.any():
+            row, entry = (int(index) for index in np.argwhere(wrong)[0])
+            axis = self.spec.action[entry]
+            return (
+                f"action {row} of the chunk has {axis.name} = {actions[row, entry]:.4g} {axis.unit}, "
+                f"outside [{axis.low:.4g}, {axis.high:.4g}]"
+            )
+        return ""
+
+    # What goes out -------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> Tick:
+        """One control step.
+
+        Args:
+            now: the node's clock; never falls.
+        """
+        gap = None if self._last_tick is None else now - self._last_tick
+        if not np.isfinite(now) or (gap is not None and gap < 0):
+            self._count("tick: clock went back")
+            return self._resting(self._last_tick or 0.0, "the node's clock went back")
+        self._last_tick = now
+        if gap is None or gap > self.config.max_gap_s:
+            if gap is not None:
+                self._count("tick: late")
+                self._event(now, "late", f"{gap:.2f} s since the last tick")
+            self.limiter.forget()  # the arm has come to stand somewhere by itself
+            self._began = False
+        self._give_up_waiting(now)
+        if self.state == "human":
+            return self._human_tick(now)
+        if self.state in ("active", "hold"):
+            return self._active_tick(now)
+        return self._resting(now, self.reason)
+
+    def _active_tick(self, now: float) -> Tick:
+        if self.config.deadman_s and not self._held_down(now):
+            self._enabled = False
+            self._become("inactive", "the dead-man switch was let go", now)
+            return self._resting(now, self.reason)
+        why = self.gate.fault(now) or self._lost_track()
+        if why:
+            self._well_since = None
+            self._drop_plans()
+            return self._hold(now, why)
+        if self.state == "hold":
+            self._well_since = now if self._well_since is None else self._well_since
+            if now - self._well_since < self.config.resume_s:
+                return self._hold(now, self.reason)
+            self._become("active", "", now)
+        request = self._ask(now)
+        action = self.schedule.next()
+        if action is None:
+            return self._starved(now, request)
+        measured = self._arm(self.gate.measured)
+        if not self.limiter.position_known:
+            self._begin(measured)
+        target, grip = self.to_joints(action, measured)
+        if not np.isfinite(target).all():
+            self._drop_plans()
+            return self._hold(now, "the action has no joint target (singular or out of reach)")
+        if not self._began:
+            jump = np.abs(target - measured)
+            worst = int(np.argmax(jump))
+            if jump[worst] > self.config.max_start_jump:
+                self._count("start jump")
+                self._drop_plans()
+                name = self.config.joints[worst].name
+                return self._hold(now, f"the first target is {jump[worst]:.2f} away from {name}")
+            self._began = True
+        limited = self.limiter.towards(target, self.config.rows_per_tick)
+        self.schedule.executed()
+        if limited.clamped:
+            self._count("clamped")
+        return self._command(now, limited.positions, grip, request, action, limited.clamped)
+
+    def _human_tick(self, now: float) -> Tick:
+        if self.config.deadman_s and not self._held_down(now):
+            self._enabled = False
+            self._become("inactive", "the dead-man switch was let go", now)
+            return self._resting(now, self.reason)
+        why = self.gate.joints_fault(now)
+        if why:
+            self.limiter.forget()
+            return Tick(now, self.state, why, intervention=True, step=self.schedule.step)
+        measured = self._arm(self.gate.measured)
+        if not self.limiter.position_known:
+            self._begin(measured)
+        leader = self._human
+        fresh = leader is not None and now - leader.received <= self.config.gate.max_age_s
+        if leader is None or not fresh:
+            self._human_offset = None  # when it comes back, it takes over from the pose of then
+            limited = self.limiter.rest(self.config.rows_per_tick)
+            self.reason = "a person drives: nothing heard from them" if leader else "a person drives"
+            return self._command(now, limited.positions, None, None, None, (), intervention=True)
+        self.reason = "a person drives"
+        place = {name: index for index, name in enumerate(leader.names)}
+        wanted = np.array([leader.position[place[joint.name]] for joint in self.config.joints])
+        if self._human_offset is None:
+            at = self.limiter.position
+            assert at is not None, "begun above"
+            self._human_offset = at - wanted
+        limited = self.limiter.towards(wanted + self._human_offset, self.config.rows_per_tick)
+        grip = None
+        if self.config.gripper is not None and self.config.gripper.name in place:
+            grip = float(leader.position[place[self.config.gripper.name]])
+        return self._command(now, limited.positions, grip, None, None, limited.clamped, intervention=True)
+
+    def _hold(self, now: float, why: str) -> Tick:
+        if self.state != "hold":
+            self._count("hold")
+            self._become("hold", why, now)
+        elif why != self.reason:
+            self.reason = why
+            self._event(now, "hold", why)
+        return self._resting(now, why)
+
+    def _resting(self, now: float, why: str) -> Tick:
+        """Come to rest, then send nothing more."""
+        if not self.limiter.position_known or self.limiter.at_rest:
+            if self.state != "hold":
+                self.limiter.forget()  # the next motion begins from what is measured then
+            self._began = False
+            return Tick(now, self.state, why, step=self.schedule.step)
+        limited = self.limiter.rest(self.config.rows_per_tick)
+        self._began = False
+        return self._command(now, limited.positions, None, None, None, (), kind="stop", why=why)
+
+    def _starved(self, now: float, request: Request | None) -> Tick:
+        """There is no action for this step."""
+        why = self._policy_fault or "waiting for the policy"
+        if self.config.schedule.starvation == "stop" and self._answered and self._began:
+            self._enabled = False
+            self._become("inactive", f"stopped: {why}", now)
+            return self._resting(now, self.reason)
+        if not self.limiter.position_known or self.limiter.at_rest:
+            self._began = False
+            return Tick(now, self.state, why, request=request, step=self.schedule.step)
+        self._count("starved")
+        if self.config.schedule.starvation == "hold":
+            at = self.limiter.position
+            assert at is not None, "checked above"
+            limited = self.limiter.towards(at, self.config.rows_per_tick)
+        else:
+            limited = self.limiter.rest(self.config.rows_per_tick)
+        return self._command(now, limited.positions, None, request, None, (), kind="hold", why=why)
+
+    def _command(
+        self,
+        now: float,
+        rows: Vector,
+        grip: float | None,
+        request: Request | None,
+        action: NDArray[np.float32] | None,
+        clamped: Sequence[str],
+        *,
+        kind: str = "move",
+        why: str = "",
+        intervention: bool = False,
+    ) -> Tick:
+        if self.gripper is not None:
+            if grip is not None:
+                self._gripper_at = self.gripper.command(grip)
+            if self._gripper_at is not None:
+                rows = np.concatenate([rows, np.full((len(rows), 1), self._gripper_at)], axis=1)
+        names = self.names[: rows.shape[1]]
+        command = Command(names, rows, 1.0 / self._dt, kind, why)  # type: ignore[arg-type]
+        return Tick(
+            now, self.state, why or self.reason, command, request, action, rows[-1].copy(), tuple(clamped),
+            intervention, self.schedule.step,
+        )  # fmt: skip
+
+    # Inside --------------------------------------------------------------------------------------------
+
+    def _ask(self, now: float) -> Request | None:
+        if self._asked is not None or not self.schedule.wants():
+            return None
+        stamp, observation = self.gate.observe(now, self.task)
+        self._request += 1
+        rtc = self.config.schedule.mode == "rtc"
+        prefix = self.schedule.leftover() if rtc else np.zeros((0, self.spec.action_dim), np.float32)
+        frozen = min(self.schedule.delay_steps(), len(prefix)) if rtc else 0
+        self._asked = Request(
+            self._request, now, stamp, observation, self.schedule.step, prefix.copy(), frozen,
+            str(self.episode),
+        )  # fmt: skip
+        return self._asked
+
+    def _give_up_waiting(self, now: float) -> None:
+        if self._asked is not None and now - self._asked.made > self.config.max_inference_s:
+            waited = now - self._asked.made
+            self._policy_fault = f"the policy has not answered for {waited:.2f} s"
+            self._count("request given up")
+            self._event(now, "request given up", self._policy_fault)
+            self._asked = None
+
+    def _lost_track(self) -> str:
+        """The arm is not where it was sent: blocked, stopped by its own controller, or driven by another."""
+        at, measured = self.limiter.position, self.gate.measured
+        if at is None or measured is None or not self._began:
+            return ""
+        apart = np.abs(self._arm(measured) - at)
+        worst = int(np.argmax(apart))
+        if apart[worst] <= self.config.max_tracking:
+            return ""
+        self.limiter.forget()
+        name = self.config.joints[worst].name
+        return f"{name} is {apart[worst]:.2f} from where it was sent: blocked, or driven by another"
+
+    def _arm(self, measured: Vector | None) -> Vector:
+        assert measured is not None, "the gate has no fault, so it has joints"
+        return measured[: len(self.config.joints)]
+
+    def _begin(self, measured: Vector) -> None:
+        self.limiter.begin(measured)
+        self._began = False
+        full = self.gate.measured
+        if self.gripper is None or not self.config.gripper_joint or full is None:
+            return
+        if self._gripper_at is None:
+            self.gripper.begin(float(full[len(self.config.joints)]))
+
+    def _drop_plans(self) -> None:
+        """Forget what was planned and asked: it belongs to another moment, task or driver."""
+        step = self.schedule.step
+        self.schedule.reset()
+        self.schedule.step = step
+        self._asked = None
+        self._began = False
+
+    def _become(self, state: State, why: str, now: float) -> None:
+        self.state, self.reason = state, why
+        self._well_since = None
+        if state != "active":
+            self._drop_plans()
+        self._event(now, state, why)
+
+    def _event(self, now: float, what: str, why: str) -> None:
+        self.events.append(Event(now, what, why))
+
+    def _count(self, what: str, by: int = 1) -> None:
+        self.counters[what] = self.counters.get(what, 0) + by

@@ -1,0 +1,309 @@
+"""The observation gate: what the robot's sensors say, checked, and put together for one moment.
+
+Whatever is late, frozen, from the future, apart in time, not finite or out of range never reaches the policy;
+the reason does reach the person, in words.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.episode import Observation
+from ..datasets.spec import RobotSpec
+from .messages import Frame, Joints
+
+StateOf = Callable[[Mapping[str, float]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What is still good enough to act on.
+
+    Attributes:
+        max_age_s: of every source, by the time it was taken.
+        max_skew_s: between any camera and the joints nearest to it.
+        max_future_s: how far a stamp may lie ahead.
+        max_frozen_s: how long a camera may go on sending the same picture under new stamps; real cameras
+            have noise. 0 turns this off (a simulator's may stand still).
+        jump_s: a stamp that disagrees with its clock by more is a clock that jumped.
+        latency_s: camera (or ``joints``) to the seconds that its stamp comes after the moment it shows.
+        own_clock: the robot's stamps are of another clock than the node's: the offset is learnt as the least
+            delay of the last second. False: the transport has brought stamps to the node's clock.
+        range_margin: how far outside its limits a measured joint may be, as a share of their span, before it
+            is taken for a fault.
+    """
+
+    max_age_s: float = 0.2
+    max_skew_s: float = 0.08
+    max_future_s: float = 0.05
+    max_frozen_s: float = 0.5
+    jump_s: float = 1.0
+    latency_s: dict[str, float] = field(default_factory=dict)
+    own_clock: bool = False
+    range_margin: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("max_age_s", "max_skew_s", "max_future_s", "jump_s"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):  # a timeout of 0 or NaN never fires
+                raise ValueError(f"gate: {name} is {value}, expected a finite number above 0")
+
+
+@dataclass(frozen=True)
+class JointRange:
+    """A joint the robot must report, and where it can be."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass
+class _Clock:
+    """How one source's stamps lie to the node's clock."""
+
+    delays: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=400))
+    jumped: str = ""
+
+    def offset(self, now: float) -> float:
+        while len(self.delays) > 1 and self.delays[0][0] < now - 1.0:
+            self.delays.popleft()
+        return min((delay for _, delay in self.delays), default=0.0)
+
+
+class Gate:
+    """Keeps the last second of every source, and says whether it can be acted on.
+
+    Args:
+        config: limits.
+        spec: of the policy: its cameras and their sizes.
+        joints: which joints must be there, and where they can be.
+        state_of: joint name to position -> float32 (S,) the policy's state, in the spec's order.
+    """
+
+    def __init__(
+        self, config: GateConfig, spec: RobotSpec, joints: tuple[JointRange, ...], state_of: StateOf
+    ) -> None:
+        self.config, self.spec, self.joints, self.state_of = config, spec, joints, state_of
+        self.counters: dict[str, int] = {}
+        self._names = tuple(joint.name for joint in joints)
+        self._cameras = {camera.name: camera for camera in spec.cameras}
+        self._frames: dict[str, deque[Frame]] = {name: deque(maxlen=64) for name in self._cameras}
+        self._rows: deque[tuple[float, float, NDArray[np.float64]]] = deque(maxlen=512)  # stamp, received, q
+        self._clocks = {name: _Clock() for name in (*self._cameras, "joints")}
+        self._changed: dict[str, tuple[bytes, float]] = {}  # camera: its last new picture, and when
+        self._fault: dict[str, tuple[str, float]] = {}  # source: what was last wrong with it, and when
+
+    def _count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def _refuse(self, source: str, what: str, why: str, received: float) -> None:
+        self._count(f"{source}: {what}")
+        self._fault[source] = (why, received)
+
+    def _stamped(self, source: str, stamp: float, received: float, newest: float | None) -> bool:
+        """Whether a stamp makes sense; notes what is wrong with it otherwise."""
+        clock = self._clocks[source]
+        if not (np.isfinite(stamp) and np.isfinite(received)):
+            self._refuse(source, "stamp not finite", f"{source} has a stamp of {stamp}", received)
+            return False
+        delay = received - stamp
+        expected = clock.offset(received) if self.config.own_clock and clock.delays else None
+        off = delay - expected if expected is not None else (0.0 if self.config.own_clock else delay)
+        if newest is not None and stamp <= newest and newest - stamp < self.config.jump_s:
+            self._count(f"{source}: not newer")
+            return False
+        jumped = newest is not None and (
+            stamp < newest - self.config.jump_s or (self.config.own_clock and off < -self.config.jump_s)
+        )
+        if jumped:
+            clock.delays.clear()
+            clock.jumped = f"the clock of {source} jumped by {-off if off else stamp - (newest or 0):.2f} s"
+            self._forget(source)
+            self._refuse(source, "clock jumped", clock.jumped, received)
+            clock.delays.append((received, delay))
+            return False
+        if off < -self.config.max_future_s:
+            why = f"{source} is stamped {-off:.2f} s in the future"
+            self._refuse(source, "from the future", why, received)
+            return False
+        clock.delays.append((received, delay))
+        return True
+
+    def _forget(self, source: str) -> None:
+        if source == "joints":
+            self._rows.clear()
+        else:
+            self._frames[source].clear()
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take a picture, or count why not. Cameras that the policy does not look at are ignored."""
+        name = frame.camera
+        if name not in self._frames:
+            self._count(f"{name}: not a camera of the policy")
+            return
+        kept = self._frames[name]
+        if frame.image is None:
+            raise ValueError(f"a frame of {name} has no image: the transport must decode it")
+        wanted = self._cameras[name]
+        if frame.image.shape != (wanted.height, wanted.width, 3) or frame.image.dtype != np.uint8:
+            why = (
+                f"{name} sends {frame.image.dtype} {frame.image.shape}, "
+                f"the policy expects uint8 ({wanted.height}, {wanted.width}, 3)"
+            )
+            self._refuse(name, "wrong size", why, frame.received)
+            return
+        if not self._stamped(name, frame.stamp, frame.received, kept[-1].stamp if kept else None):
+            return
+        digest = frame.encoded if frame.encoded is not None else frame.image.tobytes()
+        before = self._changed.get(name)
+        if before is None or before[0] != digest:
+            self._changed[name] = (digest, frame.received)
+        kept.append(frame)
+
+    def on_joints(self, joints: Joints) -> None:
+        """Take a joint state, or count why not. It may hold other joints than ours, and ours in any order."""
+        place = {name: index for index, name in enumerate(joints.names)}
+        if not all(name in place for name in self._names):
+            if not any(name in place for name in self._names):
+                self._count("joints: of another controller")
+                return
+            lacking = [name for name in self._names if name not in place]
+            why = f"the joint state lacks {', '.join(lacking)}"
+            self._refuse("joints", "missing", why, joints.received)
+            return
+        if len(joints.position) != len(joints.names):
+            why = f"the joint state has {len(joints.names)} names and {len(joints.position)} positions"
+            self._refuse("joints", "wrong length", why, joints.received)
+            return
+        row = np.array([joints.position[place[name]] for name in self._names], dtype=np.float64)
+        if not np.isfinite(row).all():
+            bad = self._names[int(np.argmin(np.isfinite(row)))]
+            self._refuse("joints", "not finite", f"{bad} is not a finite number", joints.received)
+            return
+        for joint, value in zip(self.joints, row, strict=True):
+            margin = self.config.range_margin * (joint.high - joint.low)
+            if not joint.low - margin <= value <= joint.high + margin:
+                why = f"{joint.name} is at {value:.3f}, outside [{joint.low:.3f}, {joint.high:.3f}]"
+                self._refuse("joints", "out of range", why, joints.received)
+                return
+        newest = self._rows[-1][0] if self._rows else None
+        if self._stamped("joints", joints.stamp, joints.received, newest):
+            self._rows.append((joints.stamp, joints.received, row))
+
+    def _taken(self, source: str, stamp: float, now: float) -> float:
+        """When it was true, on the node's clock."""
+        offset = self._clocks[source].offset(now) if self.config.own_clock else 0.0
+        return stamp + offset - self.config.latency_s.get(source, 0.0)
+
+    @property
+    def measured(self) -> NDArray[np.float64] | None:
+        """(N,) the newest joint positions, in the order given at construction; None before the first."""
+        return self._rows[-1][2] if self._rows else None
+
+    @property
+    def measured_at(self) -> float | None:
+        """Node time at which they were received."""
+        return self._rows[-1][1] if self._rows else None
+
+    def joints_fault(self, now: float) -> str:
+        """Why the joints cannot be acted on, in words; ``""`` if they can."""
+        if not self._rows:
+            fault = self._fault.get("joints")
+            return fault[0] if fault else "no joint state yet"
+        age = now - self._taken("joints", self._rows[-1][0], now)
+        if age > self.config.max_age_s:
+            fault = self._fault.get("joints")
+            if fault and fault[1] > self._rows[-1][1]:
+                return fault[0]
+            return f"the joint state is {age:.2f} s old"
+        if age < -self.config.max_future_s:
+            return f"the joint state is stamped {-age:.2f} s in the future"
+        return ""
+
+    def fault(self, now: float) -> str:
+        """Why there is nothing to act on, in words; ``""`` if there is."""
+        why = self.joints_fault(now)
+        if why:
+            return why
+        for name, frames in self._frames.items():
+            if not frames:
+                fault = self._fault.get(name)
+                return fault[0] if fault else f"no picture from {name} yet"
+            age = now - self._taken(name, frames[-1].stamp, now)
+            if age > self.config.max_age_s:
+                fault = self._fault.get(name)
+                if fault and fault[1] > frames[-1].received:
+                    return fault[0]
+                return f"{name} is {age:.2f} s old"
+            if age < -self.config.max_future_s:
+                return f"{name} is stamped {-age:.2f} s in the future"
+            still = frames[-1].received - self._changed[name][1]
+            if self.config.max_frozen_s and still > self.config.max_frozen_s:
+                return f"{name} has sent the same picture for {still:.2f} s: frozen"
+        moment = self._moment(now)
+        for name in self._frames:
+            frame = self._nearest_frame(name, moment, now)
+            skew = abs(self._taken(name, frame.stamp, now) - moment)
+            if skew > self.config.max_skew_s:
+                return f"{name} and the other cameras are {skew:.2f} s apart"
+        skew = self._joint_skew(moment, now)
+        if skew > self.config.max_skew_s:
+            return f"the pictures and the joints are {skew:.2f} s apart"
+        return ""
+
+    def _moment(self, now: float) -> float:
+        """The newest time that every camera has seen; of the joints, without cameras."""
+        if not self._frames:
+            return self._taken("joints", self._rows[-1][0], now)
+        return min(self._taken(name, frames[-1].stamp, now) for name, frames in self._frames.items())
+
+    def _nearest_frame(self, name: str, moment: float, now: float) -> Frame:
+        return min(self._frames[name], key=lambda frame: abs(self._taken(name, frame.stamp, now) - moment))
+
+    def _joint_skew(self, moment: float, now: float) -> float:
+        """How far the moment lies outside of what the joints' record spans, or inside a gap of it."""
+        times = np.array([self._taken("joints", row[0], now) for row in self._rows])
+        after = int(np.searchsorted(times, moment))
+        gaps = []
+        if after > 0:
+            gaps.append(moment - times[after - 1])
+        if after < len(times):
+            gaps.append(times[after] - moment)
+        return float(min(gaps))
+
+    def observe(self, now: float, task: str) -> tuple[float, Observation]:
+        """The observation of the newest moment that every camera has seen.
+
+        Pictures are those nearest to it; joints are interpolated to it. To be called when `fault` is empty.
+
+        Returns:
+            the moment, on the node's clock, and a batch of one.
+        """
+        moment = self._moment(now)
+        frames = {name: self._nearest_frame(name, moment, now) for name in self._frames}
+        times = np.array([self._taken("joints", row[0], now) for row in self._rows])
+        rows = np.stack([row[2] for row in self._rows])
+        joints = np.array([np.interp(moment, times, column) for column in rows.T])
+        state = self.state_of(dict(zip(self._names, joints.tolist(), strict=True)))
+        images = {}
+        for name, frame in frames.items():
+            assert frame.image is not None, "checked in on_frame"
+            images[name] = frame.image[None]
+        return moment, Observation(images, np.asarray(state, np.float32)[None], [task])
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Source to the age of its newest, in seconds; for diagnostics."""
+        found = {
+            name: now - self._taken(name, frames[-1].stamp, now)
+            for name, frames in self._frames.items()
+            if frames
+        }
+        if self._rows:
+            found["joints"] = now - self._taken("joints", self._rows[-1][0], now)
+        return found
