@@ -1,6 +1,6 @@
 """The limiter: between the policy and the robot, and not to be passed by.
 
-Every joint keeps its own limits of position, velocity, acceleration and jerk at once, whatever is asked of it.
+Every joint keeps its own limits of position, velocity, acceleration and jerk at once, whatever is asked.
 Ruckig (Berscheid and Kroeger 2021, arXiv 2105.04830) plans the way to each target, anew at every tick: a kept
 library, made for this, that takes some microseconds.
 """
