@@ -290,6 +290,16 @@ class Core:
 
     # What goes out -------------------------------------------------------------------------------------
 
+    def ask(self, now: float) -> Request | None:
+        """What the policy is to answer, if anything, before this tick.
+
+        `tick` asks by itself. This is for a policy that answers at once, in this process: asked here and
+        answered before `tick`, it loses no step between two chunks.
+        """
+        if self.state != "active" or self.gate.fault(now) or self._lost_track():
+            return None
+        return self._ask(now)
+
     def tick(self, now: float) -> Tick:
         """One control step.
 
