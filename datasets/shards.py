@@ -7,7 +7,6 @@ is written in place is the index, once for each episode.
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from .frames import codec_of
 from .ledger import DataError, Problem
 from .recording import StreamSpec
-from .store_files import Maps, map_inside, sync, write_all
+from .store_files import Maps, Unsynced, map_inside, write_all
 from .store_layout import SHARD, chunk_path
 from .stored_images import decode_stored
 
@@ -216,7 +215,7 @@ class FrameReader:
 
 
 class ShardWriter:
-    """Appends images; they are in the set when `commit` was followed by the episode's line."""
+    """Appends images; they are in the set when the episode's line is."""
 
     def __init__(self, array: Path, spec: StreamSpec, rows: int) -> None:
         """Go on after `rows` rows, on files that `store_repair.recover` has tidied."""
@@ -249,21 +248,30 @@ class ShardWriter:
         self._tail += len(data)
         self.rows += 1
 
-    def commit(self) -> None:
-        """Write the index entries, and wait until all of it is on the disk."""
+    def flush(self) -> Unsynced:
+        """Write the index entries; `synced` follows when all of it is on the disk.
+
+        Raises:
+            OSError: the disk is full or refuses.
+        """
+        waiting = Unsynced()
         if self.rows == self._first:
-            return
+            return waiting
         open_now = [(self._file, self._index)] if self._file is not None else []
+        first = self._first % SHARD
         for file, index in (*self._full, *open_now):
-            first = self._first % SHARD if file is (self._full or open_now)[0][0] else 0
             file.seek(16 * first)
             write_all(file, index_bytes(index)[16 * first :])
-            os.fsync(file.fileno())
+            waiting.files.append(file.fileno())
+            first = 0
+        for path in self._fresh:
+            waiting.folders |= set(path.parents[: self._dimensions + 1])
+        return waiting
+
+    def synced(self) -> None:
+        """All that `flush` wrote is on the disk."""
         for file, _ in self._full:
             file.close()
-        for path in self._fresh:
-            for folder in path.parents[: self._dimensions + 1]:
-                sync(folder)
         self._full, self._fresh = [], set()
         self._first = self.rows
         if self._file is not None and self.rows % SHARD == 0:
@@ -271,7 +279,7 @@ class ShardWriter:
             self._file = None
 
     def rollback(self, rows: int) -> None:
-        """Go back to the first `rows` rows, also after a `commit`, or one that failed half way.
+        """Go back to the first `rows` rows, also after a `flush`, or one that failed half way.
 
         Raises:
             OSError: the disk refuses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Store:
         contents: what it holds.
         problems: what was found wrong; grows as shards are looked at for the first time.
         provenance: who made the set, when and of what, and its later columns likewise.
+        head: the description of the set.
+        log: the lines of its episodes.
         records: the episodes without their rows.
     """
 
@@ -62,12 +64,13 @@ class Store:
         if not self._root.is_dir():
             raise DataError("there is no such folder", "check the path", file=path)
         head, self.problems = read_head(self._root)
-        self._head: Head = head
+        self.head: Head = head
         self.contents: Contents = head.contents
         self.provenance: dict[str, Any] = head.provenance
         metadata = {key: self._metadata(key, spec) for key, spec in self.contents.streams.items()}
         log, problems = read_episodes(self._root, head)  # after the metadata, which is written after the log
         self.problems += problems
+        self.log = log
         self.records: list[Record] = log.records
         self._bounds = {key: self._bounds_of(key) for key in self.contents.streams}
         self._streams = {
@@ -177,13 +180,35 @@ class Store:
         return content_hash(self.records)
 
     def verify(self, episode: int) -> list[Problem]:
-        """Compare the content hashes of one episode with its stored bytes."""
+        """Compare the content hashes of one episode with its stored bytes; all of them are read."""
+        return self._check(episode, self._hash_fits)
+
+    def look(self, episode: int) -> list[Problem]:
+        """Whether all rows of one episode are there: numbers are read, of images the index."""
+        return self._check(episode, self._is_there)
+
+    def _hash_fits(self, key: str, span: Span) -> str:
+        if isinstance(self._images.get(key), SlowArray):
+            return ""  # zarr-python gives no stored bytes to compare
+        fits = self._streams[key].hash(span) == span.hash
+        return "" if fits else "the stored bytes do not fit the content hash"
+
+    def _is_there(self, key: str, span: Span) -> str:
+        self._track(key, span, 0)
+        reader = self._images.get(key)
+        if isinstance(reader, FrameReader):
+            for row in range(span.first, span.last):
+                reader.stored(row)
+        elif reader is not None and span.last > span.first:
+            reader.decode(span.first)
+            reader.decode(span.last - 1)
+        return ""
+
+    def _check(self, episode: int, check: Callable[[str, Span], str]) -> list[Problem]:
         problems = []
         for key, span in self._record(episode).spans.items():
-            what = ""
             try:
-                if self._streams[key].hash(span) != span.hash:
-                    what = "the stored bytes do not fit the content hash"
+                what = check(key, span)
             except DataError as error:
                 what = f"the rows cannot be read ({error.what})"
             if what:
@@ -191,7 +216,7 @@ class Store:
                     Problem(
                         what,
                         "the episode is damaged: `regrip data repair --deep` takes it out",
-                        file=str(self._head.folder(self._root, key).relative_to(self._root)),
+                        file=str(self.head.folder(self._root, key).relative_to(self._root)),
                         episode=episode,
                         key=key,
                     )
@@ -248,7 +273,7 @@ class Store:
         found: dict[str, Any] = {}
         names = [*arrays_of(spec), *(["rows"] if is_frames(spec) else [])]
         for name in names:
-            path = self._head.folder(self._root, key) / name / "zarr.json"
+            path = self.head.folder(self._root, key) / name / "zarr.json"
             try:
                 found[name] = read_json(self._root, path)
                 continue
@@ -269,7 +294,7 @@ class Store:
         return found
 
     def _stream(self, key: str, spec: StreamSpec, metadata: dict[str, Any]) -> _Stream:
-        folder = self._head.folder(self._root, key)
+        folder = self.head.folder(self._root, key)
         rows = max((record.spans[key].last for record in self.records if key in record.spans), default=0)
         counts = {"rows": rows, "time": rows}
         if spec.kind == "text":

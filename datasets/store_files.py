@@ -11,6 +11,9 @@ import sys
 import threading
 import weakref
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -90,6 +93,40 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@dataclass
+class Unsynced:
+    """What was written but may not be on the disk yet: descriptors of files, and folders with new entries."""
+
+    files: list[int] = field(default_factory=list)
+    folders: set[Path] = field(default_factory=set)
+
+    def add(self, other: Unsynced) -> None:
+        self.files += other.files
+        self.folders |= other.folders
+
+    def wait(self) -> None:
+        """Wait until all of it is there; at once rather than one by one, which the disk does in fewer turns.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        jobs = [
+            *(partial(os.fsync, one) for one in self.files),
+            *(partial(sync, one) for one in self.folders),
+        ]
+        if jobs:
+            with ThreadPoolExecutor(min(len(jobs), 8)) as pool:
+                for done in [pool.submit(job) for job in jobs]:
+                    done.result()
+
+
+def sync_paths(paths: list[Path]) -> None:
+    """Wait until files, and the entries of their folders up to the fourth, are on the disk."""
+    files = [*paths, *{folder for path in paths for folder in path.parents[:4]}]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(sync, files))
 
 
 def replace(path: Path, content: bytes, *, durable: bool = True) -> None:

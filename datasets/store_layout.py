@@ -80,6 +80,11 @@ class Head:
         column = self.columns.get(key)
         return root / "streams" / folder_name(key, column.version if column else 0)
 
+    def until(self, key: str) -> int:
+        """The first episode number whose own line says where its rows of a stream are."""
+        column = self.columns.get(key)
+        return column.until if column else 0
+
     def to_json(self) -> dict[str, Any]:
         ours = {
             "format": VERSION,
@@ -184,10 +189,14 @@ def folder_name(key: str, version: int = 0) -> str:
     return f"{name}@{version}" if version else name
 
 
+def row_bytes(spec: StreamSpec) -> int:
+    """Bytes of one row of numbers."""
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
 def chunk_rows(spec: StreamSpec) -> int:
     """Rows in one file of a vector stream: about 4 MiB at most, as zarr-python reads all of it at once."""
-    size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-    fit = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(size, 1)))
+    fit = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(row_bytes(spec), 1)))
     return 1 << (fit.bit_length() - 1)
 
 

@@ -241,8 +241,8 @@ def read_episodes(root: Path, head: Head) -> tuple[Log, list[Problem]]:
         if record.id <= last_id:
             raise ValueError(f"its number {record.id} does not follow {last_id}")
         spans = dict(record.spans)
-        for key, column in head.columns.items():
-            if record.id < column.until:
+        for key in head.columns:
+            if record.id < head.until(key):
                 spans.pop(key, None)
                 if span := columns[key].get(record.id):
                     spans[key] = span

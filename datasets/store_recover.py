@@ -8,37 +8,36 @@ from pathlib import Path
 
 import numpy as np
 
+from .formats import WriteOptions
 from .ledger import DataError, Problem
 from .recording import StreamSpec
 from .shards import EMPTY, INDEX, index_bytes, inside, parse_index
 from .store import Store
-from .store_files import sync
-from .store_layout import SHARD, Head, arrays_of, chunk_path, chunk_rows, is_frames
+from .store_files import read_json, sync
+from .store_layout import SHARD, Head, arrays_of, chunk_path, chunk_rows, is_frames, row_bytes, same_array
 from .store_log import ColumnLine, Log, Record, Span, read_episodes, read_log, unseal
-from .stream_writer import End
+from .stream_writer import ArrayMetadata, End, count_of
 
 
 def committed(root: Path, head: Head, log: Log) -> tuple[int, dict[str, End]]:
     """The next episode's number, and how far each stream is taken, by damaged episodes too."""
     ends = {key: End() for key in head.contents.streams}
-    next_id = 0
     known: list[tuple[int, dict[str, Span]]] = [(one.id, one.spans) for one in log.records]
     for line in damaged_lines(root):
         try:
             record = Record.from_json(unseal(line))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # nothing is known of it
-        known.append((record.id, record.spans))
-    for key, column in head.columns.items():
-        next_id = max(next_id, column.until)
+        spans = {key: span for key, span in record.spans.items() if record.id >= head.until(key)}
+        known.append((record.id, spans))
+    for key in head.columns:
         lines = read_log(root, head.folder(root, key) / "episodes.jsonl", ColumnLine.from_json)
         known += [(line.id, {key: line.span}) for line in lines.records if line.span]
+    next_id = max((head.until(key) for key in head.columns), default=0)
     for number, spans in known:
         next_id = max(next_id, number + 1)
         for key, span in spans.items():
-            column_of = head.columns.get(key)
-            own = column_of is None or number >= column_of.until or len(spans) == 1
-            if key in ends and own:
+            if key in ends:
                 ends[key] = ends[key].after(span)
     return next_id, ends
 
@@ -71,6 +70,8 @@ def recover(path: Path, head: Head) -> tuple[Log, int, dict[str, End], list[Prob
             "run `regrip data repair` first",
             file=path,
         )
+    for key, spec in head.contents.streams.items():
+        require_ours(root, head.folder(root, key), spec)
     if log.torn:
         with open(root / "episodes.jsonl", "r+b") as file:
             file.truncate(log.whole)
@@ -82,6 +83,27 @@ def recover(path: Path, head: Head) -> tuple[Log, int, dict[str, End], list[Prob
         _require_vectors(root, folder, spec, ends[key])
     problems += _clear_leftovers(root, head)
     return log, next_id, ends, problems
+
+
+def require_ours(root: Path, folder: Path, spec: StreamSpec) -> None:
+    """Refuse to touch arrays that regrip did not lay out.
+
+    Raises:
+        DataError: there is one.
+    """
+    for name, ours in ArrayMetadata(folder, spec, WriteOptions()).all(End()).items():
+        path = folder / name / "zarr.json"
+        try:
+            found = read_json(root, path)
+        except (FileNotFoundError, DataError):
+            continue  # it is written anew
+        if not same_array(found, ours, frames=is_frames(spec) and name == "rows"):
+            raise DataError(
+                "the metadata of the array is not what regrip writes, so nothing can be added to it",
+                "convert the set anew, or run `regrip data repair`",
+                file=path,
+                key=spec.key,
+            )
 
 
 def _trim_shards(root: Path, folder: Path, spec: StreamSpec, end: End) -> list[Problem]:
@@ -142,8 +164,7 @@ def _fits(root: Path, spec: StreamSpec, shard: int, local: int) -> bool:
 def _require_vectors(root: Path, folder: Path, spec: StreamSpec, end: End) -> None:
     """Refuse to go on behind a file that is cut short: the hole would look like rows of zeros."""
     for name, array in arrays_of(spec).items():
-        rows = {"ends": end.strings[0], "strings": end.strings[1]}.get(name, end.rows)
-        size = np.dtype(array.dtype).itemsize * int(np.prod(array.shape, dtype=np.int64))
+        rows, size = count_of(name, end), row_bytes(array)
         if not rows or not size:
             continue
         number, local = divmod(rows - 1, chunk_rows(array))

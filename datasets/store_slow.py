@@ -89,6 +89,14 @@ class SlowArray:
     def encoded(self, row: int) -> bytes | None:
         return None
 
+    def probe(self) -> None:
+        """Open it, and read a row if there is one.
+
+        Raises:
+            DataError: zarr-python cannot.
+        """
+        self._get(slice(0, min(self.rows, 1)), 1)
+
     def close(self) -> None:
         self._held = None
 

@@ -1,8 +1,8 @@
 """Writing a store: a converter's sink, and a robot's recorder that makes each episode safe as it ends.
 
 An episode is written in this order: its rows; the index entries of its images; fsync of all these files; its
-line in ``episodes.jsonl``, with an fsync, which puts it into the set; the arrays' new shapes. A process killed
-before the line loses the open episode and nothing else; the next writer, or `repair`, clears it away.
+line in ``episodes.jsonl``, with an fsync, which puts it into the set; the arrays' new shapes. A process that is
+killed before the line loses the open episode and nothing else; the next writer, or `repair`, clears it away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .formats import WriteOptions
 from .ledger import DataError, Ledger, Problem
 from .recording import Contents, Recording
 from .store import Store, content_hash
-from .store_files import WriterLock, disk_error, refuse_links, replace, sync
+from .store_files import Unsynced, WriterLock, disk_error, refuse_links, replace, sync, sync_paths
 from .store_layout import Head, check_keys, provenance, read_head, write_head
 from .store_log import Record
 from .store_recover import recover
@@ -258,8 +258,7 @@ class StoreWriter:
         try:
             self._save_ledger()
             self._head.summary = {"episodes": self.done, "content_hash": content_hash(self._records)}
-            for stream in self._streams.values():
-                stream.write_shapes(durable=True)
+            sync_paths([path for stream in self._streams.values() for path in stream.write_shapes()])
             write_head(self._at, self._head)
             if self._final is not None:
                 if os.path.lexists(self._final):
@@ -320,8 +319,10 @@ class StoreWriter:
         )
         line = record.to_line()
         Record.from_json({**vars(record), "spans": {}})  # a verdict or a task of the wrong type shows here
+        waiting = Unsynced()
         for key in spans:
-            self._streams[key].commit()
+            waiting.add(self._streams[key].flush())
+        waiting.wait()
         size = os.fstat(self._log).st_size
         try:
             _write(self._log, line)
@@ -336,7 +337,7 @@ class StoreWriter:
         with contextlib.suppress(OSError):  # it is in the set; shapes are written again with the next one
             for stream in self._streams.values():
                 stream.finished()
-                stream.write_shapes(durable=False)
+                stream.write_shapes()
             self._save_ledger()
 
     def _failed(self, error: DataError | OSError) -> DataError:

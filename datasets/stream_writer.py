@@ -16,7 +16,7 @@ from .frames import SMALL_PX, codec_of, decode_image, encode_jpeg, psnr
 from .ledger import DataError, Ledger, Loss
 from .recording import Contents, Frames, StreamSpec, Track
 from .shards import ShardWriter
-from .store_files import read_json, replace
+from .store_files import Unsynced, read_json, replace
 from .store_hash import hash_piece, new_hash
 from .store_layout import (
     CODEC,
@@ -24,7 +24,6 @@ from .store_layout import (
     frames_json,
     is_frames,
     keeps_files,
-    same_array,
     vector_json,
 )
 from .store_log import Span
@@ -61,13 +60,14 @@ class StreamWriter:
         """Go on after what is committed; makes the arrays where there are none.
 
         Raises:
-            DataError: an array's metadata is not what regrip writes.
+            DataError: the texts that it holds are damaged.
+            OSError: the disk refuses.
         """
         self._folder, self._spec, self._end, self._options, self._ledger = folder, spec, end, options, ledger
         self._metadata = ArrayMetadata(folder, spec, options)
         self._metadata.ensure(end)
         self._vectors = {
-            name: VectorWriter(folder / name, array, _count_of(name, end))
+            name: VectorWriter(folder / name, array, count_of(name, end))
             for name, array in arrays_of(spec).items()
         }
         self._shards = ShardWriter(folder / "rows", spec, end.rows) if is_frames(spec) else None
@@ -135,16 +135,16 @@ class StreamWriter:
             strings = (self._vectors["ends"].rows, self._vectors["strings"].rows)
         return Span(self._end.rows, self._end.rows + self._count, self._hash.hexdigest(), strings)
 
-    def commit(self) -> None:
-        """Wait until all rows are on the disk.
+    def flush(self) -> Unsynced:
+        """What must be on the disk before the episode's line is written.
 
         Raises:
             OSError: the disk refuses.
         """
-        if self._shards is not None:
-            self._shards.commit()
-        for vector in self._vectors.values():
-            vector.commit()
+        waiting = Unsynced()
+        for files in self._writers():
+            waiting.add(files.flush())
+        return waiting
 
     def finished(self) -> None:
         """The episode's line is written: its rows are part of the set."""
@@ -154,6 +154,8 @@ class StreamWriter:
         if self._spec.kind == "text":
             strings = (self._vectors["ends"].rows, self._vectors["strings"].rows)
         self._end = End(self._end.rows + self._count, strings)
+        for files in self._writers():
+            files.synced()
         if self._ledger is not None:
             enter_losses(self._ledger, self._spec.key, self._losses)
         self._reset()
@@ -171,21 +173,22 @@ class StreamWriter:
         if self._shards is not None:
             self._shards.rollback(self._end.rows)
         for name, vector in self._vectors.items():
-            vector.rollback(_count_of(name, self._end))
+            vector.rollback(count_of(name, self._end))
 
-    def write_shapes(self, *, durable: bool) -> None:
-        """Tell zarr how many rows there are.
+    def write_shapes(self) -> list[Path]:
+        """Tell zarr how many rows there are; gives the files that say so.
 
         Raises:
             OSError: the disk refuses.
         """
-        self._metadata.write(self._end, durable=durable)
+        return self._metadata.write(self._end)
 
     def close(self) -> None:
-        if self._shards is not None:
-            self._shards.close()
-        for vector in self._vectors.values():
-            vector.close()
+        for files in self._writers():
+            files.close()
+
+    def _writers(self) -> list[ShardWriter | VectorWriter]:
+        return [*([self._shards] if self._shards is not None else []), *self._vectors.values()]
 
     def _reset(self) -> None:
         self._count = 0
@@ -263,7 +266,7 @@ class StreamWriter:
         arrays, end = arrays_of(self._spec), self._end
         root = self._folder.parent.parent
         readers = {
-            name: VectorReader(root.resolve(), self._folder / name, arrays[name], _count_of(name, end))
+            name: VectorReader(root.resolve(), self._folder / name, arrays[name], count_of(name, end))
             for name in ("strings", "ends")
         }
         known = read_texts(readers["strings"], readers["ends"], range(end.strings[0]), self._spec.key)
@@ -299,7 +302,8 @@ class StreamWriter:
         return DataError(what, remedy, frame=self._count if frame == -1 else frame, key=self._spec.key)
 
 
-def _count_of(name: str, end: End) -> int:
+def count_of(name: str, end: End) -> int:
+    """Entries of one array of a stream that is committed so far."""
     return {"ends": end.strings[0], "strings": end.strings[1]}.get(name, end.rows)
 
 
@@ -362,44 +366,25 @@ class ArrayMetadata:
         self._files = keeps_files(spec)
         self._written: dict[str, int] = {}
 
-    def ensure(self, end: End, *, mend: bool = False) -> list[str]:
-        """Make what is missing, and set the shapes.
+    def ensure(self, end: End) -> None:
+        """Make what is missing or unreadable, and set the shapes.
 
         Args:
             end: how far the stream is committed.
-            mend: replace metadata that regrip does not write, instead of refusing.
-
-        Returns:
-            The arrays whose metadata was made or mended.
 
         Raises:
-            DataError: an array is there, but not as regrip writes it.
             OSError: the disk refuses.
         """
         root = self._folder.parent.parent.resolve()
-        made = []
-        for name, ours in self._all(end).items():
+        for name in self.all(end):
             path = self._folder / name / "zarr.json"
             try:
                 found = read_json(root, path)
             except FileNotFoundError:
-                found = None
-            except DataError:
-                if not mend:
-                    raise
-                found, self._files = None, True  # reads what either codec wrote
-            if found is not None and not same_array(found, ours, frames=self._is_frames(name)):
-                if not mend:
-                    raise DataError(
-                        "the metadata of the array is not what regrip writes, so nothing can be added to it",
-                        "convert the set anew, or run `regrip data repair`",
-                        file=path,
-                        key=self._spec.key,
-                    )
-                found, self._files = None, True
-            if found is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                made.append(name)
+                continue
+            except DataError:
+                self._files = True  # reads what either codec wrote
                 continue
             if self._is_frames(name):
                 self._files = found["codecs"][0]["configuration"]["codecs"][0]["name"] == CODEC
@@ -412,36 +397,40 @@ class ArrayMetadata:
                 {"zarr_format": 3, "node_type": "group", "attributes": attributes}, "a stream", indent=1
             )
             if not (folder / "zarr.json").is_file() or (folder / "zarr.json").read_bytes() != group:
-                replace(folder / "zarr.json", group)
-        self.write(end, durable=bool(made))
-        return made
+                replace(folder / "zarr.json", group, durable=False)
+        self.write(end)
 
     def keep_files(self, end: End) -> None:
         """From now on the array holds image files; depth so far in zstd alone is read by the same codec."""
         if not self._files:
             self._files = True
             self._written.pop("rows", None)
-            self.write(end, durable=True)
+            self.write(end)
 
-    def write(self, end: End, *, durable: bool) -> None:
-        """Set the shapes that are not right; `durable` waits for the disk.
+    def write(self, end: End) -> list[Path]:
+        """Set the shapes that are not right, without waiting for the disk: the log is what counts.
+
+        Returns:
+            The metadata's files.
 
         Raises:
             OSError: the disk refuses.
         """
-        for name, metadata in self._all(end).items():
-            rows = metadata["shape"][0]
-            if self._written.get(name) != rows or durable:
-                replace(
-                    self._folder / name / "zarr.json", dumps(metadata, "an array", indent=1), durable=durable
-                )
+        paths = []
+        for name, metadata in self.all(end).items():
+            path, rows = self._folder / name / "zarr.json", metadata["shape"][0]
+            if self._written.get(name) != rows:
+                replace(path, dumps(metadata, "an array", indent=1), durable=False)
                 self._written[name] = rows
+            paths.append(path)
+        return paths
 
     def _is_frames(self, name: str) -> bool:
         return name == "rows" and is_frames(self._spec)
 
-    def _all(self, end: End) -> dict[str, dict[str, Any]]:
-        found = {name: vector_json(one, _count_of(name, end)) for name, one in arrays_of(self._spec).items()}
+    def all(self, end: End) -> dict[str, dict[str, Any]]:
+        """What each array's metadata should say."""
+        found = {name: vector_json(one, count_of(name, end)) for name, one in arrays_of(self._spec).items()}
         if is_frames(self._spec):
             codec = (
                 "zstd" if self._spec.kind == "depth" else "png" if self._options.images == "png" else "jpeg"

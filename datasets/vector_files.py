@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .ledger import DataError
 from .recording import StreamSpec
-from .store_files import Maps, map_inside, sync, write_all
-from .store_layout import chunk_path, chunk_rows
+from .store_files import Maps, Unsynced, map_inside, write_all
+from .store_layout import chunk_path, chunk_rows, row_bytes
 
 
 class VectorReader:
@@ -24,7 +24,7 @@ class VectorReader:
         self._key = key or spec.key
         self._chunk = chunk_rows(spec)
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
-        self._row_bytes = self._dtype.itemsize * int(np.prod(spec.shape, dtype=np.int64))
+        self._row_bytes = row_bytes(spec)
         self._maps: Maps[NDArray[Any]] = Maps()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,14 +120,14 @@ class VectorReader:
 
 
 class VectorWriter:
-    """Appends rows; they are in the set when `commit` was followed by the episode's line."""
+    """Appends rows; they are in the set when the episode's line is."""
 
     def __init__(self, array: Path, spec: StreamSpec, rows: int) -> None:
         """Go on after `rows` rows."""
         self._array, self._dimensions = array, 1 + len(spec.shape)
         self.rows = rows
         self._chunk = chunk_rows(spec)
-        self._row_bytes = np.dtype(spec.dtype).itemsize * int(np.prod(spec.shape, dtype=np.int64))
+        self._row_bytes = row_bytes(spec)
         self._file: tuple[int, BinaryIO] | None = None
         self._dirty: list[BinaryIO] = []
         self._fresh: set[Path] = set()
@@ -150,15 +150,16 @@ class VectorWriter:
             count -= part
         self.rows += count  # of rows without entries nothing is stored
 
-    def commit(self) -> None:
-        """Wait until all of it is on the disk."""
+    def flush(self) -> Unsynced:
+        """What must be on the disk before `synced`."""
+        folders = {folder for path in self._fresh for folder in path.parents[: self._dimensions + 1]}
+        return Unsynced([file.fileno() for file in self._dirty], folders)
+
+    def synced(self) -> None:
+        """All that `flush` named is on the disk."""
         for file in self._dirty:
-            os.fsync(file.fileno())
             if self._file is None or file is not self._file[1]:
                 file.close()
-        for path in self._fresh:
-            for folder in path.parents[: self._dimensions + 1]:
-                sync(folder)
         self._dirty, self._fresh = [], set()
 
     def rollback(self, rows: int) -> None:
