@@ -1,8 +1,8 @@
 """Writing a store: a converter's sink, and a robot's recorder that makes each episode safe as it ends.
 
 An episode is written in this order: its rows; the index entries of its images; fsync of all these files; its
-line in ``episodes.jsonl``, with an fsync, which puts it into the set; the arrays' new shapes. A process that is
-killed before the line loses the open episode and nothing else; the next writer, or `repair`, clears it away.
+line in ``episodes.jsonl``, with an fsync, which puts it into the set; the new shapes of the arrays. A killed
+process loses the open episode at most; the next writer, or `repair`, clears it away.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .recording import Contents, Recording
 from .store import Store, content_hash
 from .store_files import Unsynced, WriterLock, disk_error, refuse_links, replace, sync, sync_paths
 from .store_layout import Head, check_keys, provenance, read_head, write_head
-from .store_log import Record
+from .store_log import Record, unseal
 from .store_recover import recover
 from .stream_writer import StreamWriter
 
@@ -318,7 +318,10 @@ class StoreWriter:
             opened.id, spans, opened.task, success, terminated, truncated, opened.began_ns, opened.about
         )
         line = record.to_line()
-        Record.from_json({**vars(record), "spans": {}})  # a verdict or a task of the wrong type shows here
+        try:
+            record = Record.from_json(unseal(line))  # numpy's truths have become plain ones
+        except ValueError as error:
+            raise DataError(str(error), "give a task, and true, false or None for the verdicts") from error
         waiting = Unsynced()
         for key in spans:
             waiting.add(self._streams[key].flush())

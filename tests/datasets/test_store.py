@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
-from recordings import ACTION, DEPTH, FRONT, WRIST, assert_set, contents, picture, recording, recordings
+from recordings import ACTION, FRONT, WRIST, assert_set, contents, picture, recording, recordings
 
-from regrip.datasets import zarr_codec  # noqa: F401 - the entry point does this where regrip is installed anew
+from regrip.datasets import zarr_codec  # the entry point does this where regrip is installed anew
 from regrip.datasets.formats import WriteOptions, detect_format, get_format, open_source
 from regrip.datasets.frames import ArrayFrames, EncodedFrames, encode_jpeg, encode_png, encode_tiff
 from regrip.datasets.ledger import DataError, Ledger
@@ -58,7 +58,7 @@ def zarr_equals(store: Store) -> None:
             np.testing.assert_array_equal(rows[:], store.vectors(key, np.arange(count)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recordings(aligned=True, raw=False))
 def test_files_of_images_survive_bit_for_bit(drawn: tuple[Contents, list[Recording]]) -> None:
     of, made = drawn
@@ -70,7 +70,7 @@ def test_files_of_images_survive_bit_for_bit(drawn: tuple[Contents, list[Recordi
         zarr_equals(store)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recordings(aligned=False))
 def test_uneven_clocks_and_raw_pixels_survive(drawn: tuple[Contents, list[Recording]]) -> None:
     of, made = drawn
@@ -121,8 +121,8 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
     files = [encode_png(np.full((8, 8, 3), i % 251, np.uint8)) for i in range(251)]
 
     def made(count: int, at: int) -> Recording:
-        return Recording({"eye": Track(EncodedFrames([files[(at + i) % 251] for i in range(count)], (8, 8, 3)),
-                                       np.arange(float(count)))})  # fmt: skip
+        frames = EncodedFrames([files[(at + i) % 251] for i in range(count)], (8, 8, 3))
+        return Recording({"eye": Track(frames, np.arange(float(count)))})
 
     with StoreWriter.record(tmp_path / "set", of) as sink:
         sink.write(made(2000, 0))
@@ -131,7 +131,7 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
         for i in range(2100):  # fills a whole shard and more, and is dropped
             sink.add("eye", files[0], i)
         sink.discard_episode()
-        assert sorted(p.name for p in (tmp_path / "set/streams/eye/rows/c").iterdir()) == ["0", "1"] or True
+        assert [p.name for p in (tmp_path / "set/streams/eye/rows/c").glob("*/0/0/0")] == ["0"]
         sink.write(made(4200, 2048))
     store = Store(tmp_path / "set")
     assert store.problems == []
@@ -144,8 +144,9 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
 
 
 def test_what_the_set_says_of_itself_survives(tmp_path: Path) -> None:
-    spec = RobotSpec("panda", "ee_delta", 20.0, "rotation_vector_base", "1 is open",
-                     (Axis("x", "m", -0.05, 0.05),), (Axis("q", "rad", -3.0, 3.0),), (Camera("front", 32, 48),))  # fmt: skip
+    axes = (Axis("x", "m", -0.05, 0.05),), (Axis("q", "rad", -3.0, 3.0),)
+    camera = Camera("front", 32, 48)
+    spec = RobotSpec("panda", "ee_delta", 20.0, "rotation_vector_base", "1 is open", *axes, (camera,))
     of = contents(
         wrist=False,
         spec=spec,
@@ -155,7 +156,7 @@ def test_what_the_set_says_of_itself_survives(tmp_path: Path) -> None:
             observed="before",
             orientation={FRONT: "rot180"},
             grippers=(Gripper("action", 6, "binary", -1.0, 1.0),),
-        ),  # fmt: skip
+        ),
         about={"licence": "CC-BY", "nested": {"a": [1, None, "ü"]}},
     )
     one = recording(of, 3, task="lift 🤖 «it»", began_ns=1_700_000_000_123_456_789, about={"operator": "A"})
@@ -222,7 +223,8 @@ def test_options_and_ledger(tmp_path: Path) -> None:
     of = contents(wrist=False)
     raw, jpeg = recording(of, 4, codec="raw"), recording(of, 3, codec="jpeg")
     store_format = get_format("regrip")
-    assert store_format.create is not None and store_format.plan is not None
+    assert store_format.create is not None
+    assert store_format.plan is not None
     assert store_format.plan(of, WriteOptions()) == [], "the source says its images are JPEG files"
     ledger = Ledger()
     with store_format.create(tmp_path / "a", of, WriteOptions(), ledger) as sink:  # type: ignore[attr-defined]
@@ -287,7 +289,8 @@ def test_a_key_never_leads_out_of_the_set(tmp_path: Path, key: str) -> None:
     assert_set(store, of, [one])
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["set"]
     folders = [p for p in (tmp_path / "a/set/streams").iterdir() if p.is_dir()]
-    assert len(folders) == 1 and folders[0].name.isascii()
+    assert len(folders) == 1
+    assert folders[0].name.isascii()
     names = [name for name, _ in zarr.open_group(store.path, mode="r")["streams"].groups()]
     assert names == [folders[0].name]
 
@@ -335,7 +338,8 @@ def test_appending_after_zarr_python_has_written(tmp_path: Path) -> None:
     assert len(store) == 3
     assert store[0].streams["observation.state"].rows[2].tolist() == list(range(8))  # type: ignore[index]
     (problem,) = store.verify(0)
-    assert "content hash" in problem.what and problem.key == "observation.state"
+    assert "content hash" in problem.what
+    assert problem.key == "observation.state"
     assert store.verify(1) == store.verify(2) == []
     zarr_equals(store)
 
@@ -359,7 +363,8 @@ def test_unusual_arrays_are_read_by_zarr_python_and_said(tmp_path: Path, change:
     group[f"streams/{key}"].create_array("rows", data=rows, **layout)
     store = Store(path)
     (problem,) = store.problems
-    assert "not what regrip writes" in problem.what and "slowly" in problem.remedy
+    assert "not what regrip writes" in problem.what
+    assert "slowly" in problem.remedy
     assert_set(store, of, [one], images="pixels")
     assert store.image(FRONT, 3).tolist() == one.streams[FRONT].rows[3].tolist()  # type: ignore[index, union-attr]
     assert store.vectors("action", np.array([3, 0, 3])).shape == (3, len(ACTION))
