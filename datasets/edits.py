@@ -14,10 +14,23 @@ from .changing import Drop, Pad, Rename, Resize, Retask, Select
 from .cutting import Every, Trim
 from .idle import TrimIdle
 from .ledger import DataError
+from .resampled_layer import Resample
 from .splitting import Delete, Keep, Split
 
 Operation: TypeAlias = (
-    Keep | Delete | Split | Trim | TrimIdle | Every | Rename | Drop | Select | Pad | Retask | Resize
+    Keep
+    | Delete
+    | Split
+    | Trim
+    | TrimIdle
+    | Every
+    | Rename
+    | Drop
+    | Select
+    | Pad
+    | Retask
+    | Resize
+    | Resample
 )
 OPERATIONS: dict[str, type[Operation]] = {kind.name: kind for kind in get_args(Operation)}
 

@@ -98,7 +98,8 @@ def resized(image: NDArray[Any], height: int, width: int, fit: Fit) -> NDArray[A
 
 def shifted(time: NDArray[np.float64], shift_s: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Times since a later beginning: none is before it, save by the rounding of floats."""
-    return np.maximum(time - shift_s, 0.0)
+    later = time - shift_s
+    return np.where(np.asarray(shift_s) > 0, np.maximum(later, 0.0), later)
 
 
 def pick(track: Track, rows: range, shift_s: float = 0.0) -> Track:

@@ -22,6 +22,7 @@ from .layers import Ground, Layer, numbers
 from .ledger import DataError, Loss, Problem
 from .merged_layer import Merged
 from .recording import Contents, Recording, Source
+from .resampled_layer import Resample, Resampled
 from .splitting import Delete, Keep, Split
 
 
@@ -157,6 +158,8 @@ def stacked(layer: Layer, operations: Sequence[Operation]) -> tuple[Layer, list[
             layer = Chosen(layer, operation)
         elif isinstance(operation, Trim | TrimIdle | Every):
             layer = CutRows(layer, operation)
+        elif isinstance(operation, Resample):
+            layer = Resampled(layer, operation)
         else:
             layer = Changed(layer, operation)
         done.append(operation)

@@ -215,8 +215,8 @@ def test_conditions() -> None:
                     view_of(of, made, Keep(text), rows=rows)
     for text, words in {
         "succes=true": "did you mean success", "success=yes": "true, false or unknown",
-        "rows>=many": "number", "task>a": "no order", "5": "no episode 5", "1-3": "no range", "": "chooses no", "::0": "steps by 0",
-        ",": "no range",
+        "rows>=many": "number", "task>a": "no order", "5": "no episode 5", "1-3": "no range",
+        "": "chooses no", "::0": "steps by 0", ",": "no range",
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=words):
             view_of(of, made, Keep(text))
