@@ -17,21 +17,9 @@ from .ledger import DataError
 from .resampled_layer import Resample
 from .splitting import Delete, Keep, Split
 
-Operation: TypeAlias = (
-    Keep
-    | Delete
-    | Split
-    | Trim
-    | TrimIdle
-    | Every
-    | Rename
-    | Drop
-    | Select
-    | Pad
-    | Retask
-    | Resize
-    | Resample
-)
+_Rows: TypeAlias = Keep | Delete | Split | Trim | TrimIdle | Every | Resample
+_Streams: TypeAlias = Rename | Drop | Select | Pad | Retask | Resize
+Operation: TypeAlias = _Rows | _Streams
 OPERATIONS: dict[str, type[Operation]] = {kind.name: kind for kind in get_args(Operation)}
 
 

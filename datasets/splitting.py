@@ -47,8 +47,8 @@ class Split:
     """Say of every episode which part it belongs to (``about["split"]``); `Keep` takes one.
 
     Attributes:
-        parts: name to a share (0.9), a count (50), a choice of episodes (``0:10``, ``task=pick*``), or
-            ``rest``. Choices come first; shares and counts are drawn of what they leave.
+        parts: name to a choice of episodes (``0:10``, ``task=pick*``); a count (50), drawn of what choices
+            leave; a share (0.9) of what choices and counts leave; or ``rest``.
         seed: of the drawing.
         by: what is drawn: episodes, or tasks, so that no two parts share one.
         of: how many episodes there were when the split was made. A set that has changed since would be drawn

@@ -1,22 +1,23 @@
-"""`regrip data edit` and `regrip data merge`: edits of sets as small files, which copy nothing.
+"""`regrip data edit`: edits of a set as a small file, which copies nothing.
 
-There is no command to materialise a view: it is a set, and `regrip convert X.view.yaml DST --to FORMAT` is how
-a set becomes another.
+There is no command to materialise a view: it is a set, and `regrip convert X.view.yaml DST --to FORMAT` makes
+a set of its own of it.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.changing import Drop, Pad, Rename, Resize, Retask, Select
+from ..datasets.changing import Drop, Rename, Resize, Retask, Select
 from ..datasets.choosing import parse
 from ..datasets.cutting import Every, Trim, leading
 from ..datasets.edits import Operation
@@ -24,7 +25,7 @@ from ..datasets.formats import open_source
 from ..datasets.formats.view import SUFFIXES, load_plain_yaml, save_view
 from ..datasets.idle import TrimIdle
 from ..datasets.ledger import DataError
-from ..datasets.recording import Contents, Source
+from ..datasets.recording import Source
 from ..datasets.resampled_layer import Resample
 from ..datasets.splitting import Delete, Keep, Split
 from ..datasets.views import Base, View, make_view
@@ -106,44 +107,22 @@ class EditOptions:
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
-class MergeOptions:
-    """`regrip data merge`.
-
-    Attributes:
-        sources: the sets, of any formats, or views.
-        out: the view's file, ``something.view.yaml``.
-        map: ``2:old=new``: in the second set, a stream's key.
-        drop: ``2:key``: in the second set, a stream to leave out; ``key`` in all that have it.
-        pad: vectors of different entries to be made alike; ``<key>.valid`` says which entries are real.
-        differ: what may differ, in the words of the refusal; it is then unknown.
-        dry_run: write nothing.
-    """
-
-    sources: tyro.conf.Positional[tuple[Path, ...]]
-    out: Path | None = None
-    map: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    pad: tuple[str, ...] = ()
-    differ: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WHAT")] = ()
-    dry_run: bool = False
-
-
-def main_edit(args: Sequence[str]) -> int:
+def main(args: Sequence[str]) -> int:
     """`regrip data edit`."""
     options = parse_options(
         EditOptions, args, prog="regrip data edit", description="Edit a set without copying it."
     )
     if not options.dry_run:
-        _require_out(options.out)
+        require_out(options.out)
     source = open_source(options.source, options.format)
     try:
         operations = _operations(options)
         if not operations:
             raise DataError("no edit was asked for", "name one, such as --keep success=true; see --help")
-        view = make_view([Base(source, options.source.name)], operations)
-        _require_tasks(view, options)
-        console = _console()
+        base = Base(source, options.source.name)
+        _require_tasks(base, operations)
+        view = make_view([base], operations)
+        console = make_console()
         print_cuts(console, source, view, every=options.dry_run)
         print_view(console, view)
         if options.dry_run or options.out is None:
@@ -151,39 +130,9 @@ def main_edit(args: Sequence[str]) -> int:
         for part, path in _parts(options, view):
             save_view(part, path)
             console.print(f"written: {path} ({len(part)} episodes)", highlight=False)
-        _print_next(console, options.out if not options.split else path)
+        print_next(console, options.out if not options.split else path)
     finally:
         source.close()
-    return 0
-
-
-def main_merge(args: Sequence[str]) -> int:
-    """`regrip data merge`."""
-    options = parse_options(
-        MergeOptions, args, prog="regrip data merge", description="Put sets together without copying them."
-    )
-    if len(options.sources) < 2:
-        raise DataError(f"{len(options.sources)} sets to merge", "name two or more")
-    if not options.dry_run:
-        _require_out(options.out)
-    sources: list[Source] = []
-    try:
-        for path in options.sources:
-            sources.append(open_source(path))
-        bases = [
-            Base(source, path.name, tuple(_mapped(options, number, source.contents)))
-            for number, (source, path) in enumerate(zip(sources, options.sources, strict=True), 1)
-        ]
-        view = make_view(_padded(bases, options.pad), differ=options.differ)
-        console = _console()
-        print_view(console, view)
-        if not options.dry_run and options.out is not None:
-            save_view(view, options.out)
-            console.print(f"written: {options.out} ({len(view)} episodes)", highlight=False)
-            _print_next(console, options.out)
-    finally:
-        for source in sources:
-            source.close()
     return 0
 
 
@@ -249,10 +198,10 @@ def _operations(options: EditOptions) -> list[Operation]:
     if options.retask:
         done.append(Retask(_tasks(options.retask)))
     if options.rename:
-        done.append(Rename(_pairs(options.rename, "--rename")))
+        done.append(Rename(pairs(options.rename, "--rename")))
     if options.drop:
         done.append(Drop(options.drop))
-    for key, entries in _pairs(options.select, "--select").items():
+    for key, entries in pairs(options.select, "--select").items():
         done.append(Select(key, tuple(entry.strip() for entry in entries.split(","))))
     if options.trim:
         done.append(Trim(options.trim))
@@ -274,7 +223,7 @@ def _operations(options: EditOptions) -> list[Operation]:
             Resample(
                 options.resample,
                 options.master,
-                _pairs(options.policy, "--policy"),
+                pairs(options.policy, "--policy"),
                 _numbers(options.latency, "--latency"),
                 options.max_staleness,
             )
@@ -290,7 +239,7 @@ def _operations(options: EditOptions) -> list[Operation]:
         done.append(Resize(int(height), int(width), options.resize_fit, options.resize_keys))
     if options.split:
         parts: dict[str, int | float | str] = {
-            name: _size(text) for name, text in _pairs(options.split, "--split").items()
+            name: _size(text) for name, text in pairs(options.split, "--split").items()
         }
         done.append(Split(parts, options.seed, options.split_by))
     return done
@@ -311,7 +260,7 @@ def _parts(options: EditOptions, view: View) -> list[tuple[View, Path]]:
     ending = next(suffix for suffix in SUFFIXES if options.out.name.endswith(suffix))
     stem = options.out.name.removesuffix(ending)
     parts = []
-    for name in _pairs(options.split, "--split"):
+    for name in pairs(options.split, "--split"):
         if not name.replace("-", "").replace("_", "").isalnum():
             raise DataError(f"a part called {name!r}", "use letters, digits, - and _: it names a file")
         part = make_view(view.bases, [*view.operations, Keep(f"split={name}")])
@@ -322,61 +271,27 @@ def _parts(options: EditOptions, view: View) -> list[tuple[View, Path]]:
     return parts
 
 
-def _require_tasks(view: View, options: EditOptions) -> None:
+def _require_tasks(base: Base, operations: Sequence[Operation]) -> None:
     """Refuse a new task for an old one that no episode has."""
-    if not options.retask:
-        return
-    new = set(_tasks(options.retask).values())
-    missing = new - {view[episode].task for episode in range(len(view))}
-    if missing:
-        old = [key for key, value in _tasks(options.retask).items() if value in missing]
-        raise DataError(f"no episode has the task {old[0]!r}", "write it as `regrip inspect` shows it")
+    for index, operation in enumerate(operations):
+        if not isinstance(operation, Retask):
+            continue
+        before, there = make_view([base], operations[:index]), set()
+        for episode in range(len(before)):
+            recording = before[episode]
+            words = recording.streams.get("task")
+            there |= {
+                recording.task,
+                *(words.rows if words and isinstance(words.rows, (list, tuple)) else ()),
+            }
+        for old in operation.tasks:
+            if old not in there:
+                near = difflib.get_close_matches(old, sorted(there), n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "write it as `regrip inspect` shows it"
+                raise DataError(f"no episode has the task {old!r}", hint)
 
 
-def _mapped(options: MergeOptions, number: int, of: Contents) -> list[Operation]:
-    """The edits of one of the sets to be merged."""
-    keys, dropped = {}, []
-    for text in options.map:
-        which, pair = _numbered(text, "--map", len(options.sources))
-        if which is None or which == number:
-            keys.update(_pairs([pair], "--map"))
-    for text in options.drop:
-        which, key = _numbered(text, "--drop", len(options.sources))
-        if which == number or (which is None and key in of.streams):
-            dropped.append(key)
-    done: list[Operation] = [Drop(tuple(dropped))] if dropped else []
-    return [*done, Rename(keys)] if keys else done
-
-
-def _padded(bases: list[Base], keys: Sequence[str]) -> list[Base]:
-    """The sets with these vectors padded to the entries that any of them has."""
-    for key in keys:
-        specs = [make_view([base]).contents.streams.get(key) for base in bases]
-        there = [spec for spec in specs if spec is not None]
-        if not there:
-            raise DataError("no set has this stream", "name one that is to be padded", key=key)
-        names = list(dict.fromkeys(name for spec in there for name in spec.names))
-        named = all(spec.names for spec in there)
-        length = max(spec.shape[0] if spec.shape else 1 for spec in there)
-        pad = Pad(key, tuple(names)) if named else Pad(key, length=length)
-        bases = [
-            Base(base.source, base.name, (*base.operations, *([pad] if spec is not None else [])))
-            for base, spec in zip(bases, specs, strict=True)
-        ]
-    return bases
-
-
-def _numbered(text: str, option: str, count: int) -> tuple[int | None, str]:
-    """``2:rest`` as (2, rest), ``rest`` as (None, rest)."""
-    number, colon, rest = text.partition(":")
-    if not (colon and number.isdecimal()):
-        return None, text
-    if not 1 <= int(number) <= count:
-        raise DataError(f"{option} {text!r} names set {number} of {count}", f"number them from 1 to {count}")
-    return int(number), rest
-
-
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     found = {}
     for text in texts:
         left, sign, right = text.partition("=")
@@ -390,7 +305,7 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
     try:
-        return {key: float(value) for key, value in _pairs(texts, option).items()}
+        return {key: float(value) for key, value in pairs(texts, option).items()}
     except ValueError as error:
         raise DataError(f"{option}: {error}", f"write {option} key=number") from error
 
@@ -408,7 +323,7 @@ def _size(text: str) -> int | float | str:
 def _tasks(texts: Sequence[str]) -> dict[str, str]:
     path = Path(texts[0])
     if len(texts) > 1 or path.suffix not in (".yaml", ".yml", ".json"):
-        return _pairs(texts, "--retask")
+        return pairs(texts, "--retask")
     try:
         said: Any = load_plain_yaml(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
@@ -418,7 +333,7 @@ def _tasks(texts: Sequence[str]) -> dict[str, str]:
     return said
 
 
-def _require_out(out: Path | None) -> None:
+def require_out(out: Path | None) -> None:
     if out is None:
         raise DataError("no file was named for the view", f"add --out NAME{SUFFIXES[0]}, or --dry-run")
     if not out.name.endswith(SUFFIXES):
@@ -427,7 +342,7 @@ def _require_out(out: Path | None) -> None:
         raise DataError("there is such a file already", "give another name, or remove it", file=out)
 
 
-def _print_next(console: Console, path: Path) -> None:
+def print_next(console: Console, path: Path) -> None:
     console.print(
         f"It can be used like any set; to make a set of its own: regrip convert {json.dumps(str(path))} DST "
         "--to FORMAT",
@@ -435,7 +350,7 @@ def _print_next(console: Console, path: Path) -> None:
     )
 
 
-def _console() -> Console:
+def make_console() -> Console:
     console = Console()
     if not console.is_terminal:
         console.width = 120
