@@ -13,6 +13,7 @@ from ..recording import Contents, Recording, Sink, Source
 
 # name: module here. A module is imported when its format is asked for: few users need every package.
 FORMATS: dict[str, str] = {
+    "view": "view",
     "regrip": "store",
     "lerobot-v3": "lerobot_v3",
     "lerobot-v2": "lerobot_v2",
