@@ -319,7 +319,9 @@ class RldsSource:
             if (track := _track(values, time)) is not None
         }
         last = {
-            name: bool(rows[name][-1]) for name in ("is_terminal", "is_last") if name in rows and len(rows[name])
+            name: bool(rows[name][-1])
+            for name in ("is_terminal", "is_last")
+            if name in rows and len(rows[name])
         }
         terminated = last.get("is_terminal")
         truncated = last["is_last"] and not terminated if {"is_last", "is_terminal"} <= set(last) else None

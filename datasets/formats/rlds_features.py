@@ -96,7 +96,9 @@ def load_features(file: Path) -> list[Leaf]:
             file=file,
         ) from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", "check the path and its rights", file=file) from error
+        raise DataError(
+            f"cannot be read ({error.strerror})", "check the path and its rights", file=file
+        ) from error
     leaves: list[Leaf] = []
     try:
         _walk(message, (), 0, leaves)
@@ -126,7 +128,9 @@ def _modern(node: Any, depth: int = 0) -> dict[str, Any]:
         if not node.get("proto_cls"):
             content = _older(known, content)
     if known == "features_dict":
-        content = {"features": {str(k): _modern(v, depth + 1) for k, v in content.get("features", {}).items()}}
+        content = {
+            "features": {str(k): _modern(v, depth + 1) for k, v in content.get("features", {}).items()}
+        }
     elif known == "sequence":
         content = {**content, "feature": _modern(content["feature"], depth + 1)}
     return {"pythonClassName": name, _camel(known): content}

@@ -26,7 +26,19 @@ _JOURNAL = "journal.jsonl"
 _TASK = "steps/language_instruction"
 _MADE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/discount", _TASK)
 _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
-_AXES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32"}
+_AXES = {
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+}
 
 
 class Prepared(EncodedFrames):
@@ -164,7 +176,9 @@ class RldsSink:
 
     def __init__(self, path: Path, contents: Contents, options: WriteOptions, ledger: Ledger) -> None:
         if options.images == "video":
-            raise DataError("RLDS holds single images, no video", "choose images copy, jpeg or png", file=path)
+            raise DataError(
+                "RLDS holds single images, no video", "choose images copy, jpeg or png", file=path
+            )
         _check(contents, path)
         self._path, self._contents, self._options, self._ledger = path, contents, options, ledger
         self._paths = paths_of(contents)

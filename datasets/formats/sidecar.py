@@ -197,7 +197,9 @@ def checked_times(values: Any, steps: int, *, file: object, episode: int) -> NDA
     try:
         time = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("times that are no numbers", "write the set again", file=file, episode=episode) from error
+        raise DataError(
+            "times that are no numbers", "write the set again", file=file, episode=episode
+        ) from error
     if time.shape != (steps,) or not np.isfinite(time).all() or (np.diff(time) < 0).any():
         raise DataError(
             f"times of shape {time.shape} for {steps} steps, or not finite, or falling",

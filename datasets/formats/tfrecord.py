@@ -38,8 +38,12 @@ class Shard:
     count: int
 
 
-_NAME = re.compile(r"(?P<name>.+)-(?P<split>[A-Za-z0-9_.]+)\.tfrecord-(?P<index>\d{5,9})-of-(?P<count>\d{5,9})")
-_LATE = re.compile(r"(?P<name>.+)-(?P<split>[A-Za-z0-9_.]+)-(?P<index>\d{5,9})-of-(?P<count>\d{5,9})\.tfrecord")
+_NAME = re.compile(
+    r"(?P<name>.+)-(?P<split>[A-Za-z0-9_.]+)\.tfrecord-(?P<index>\d{5,9})-of-(?P<count>\d{5,9})"
+)
+_LATE = re.compile(
+    r"(?P<name>.+)-(?P<split>[A-Za-z0-9_.]+)-(?P<index>\d{5,9})-of-(?P<count>\d{5,9})\.tfrecord"
+)
 
 
 def shard_of(file: Path) -> Shard | None:
@@ -91,7 +95,9 @@ def scan(file: Path) -> Iterator[Record]:
                 offset += length + _OVERHEAD
                 number += 1
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", "check the path and its rights", file=file) from error
+        raise DataError(
+            f"cannot be read ({error.strerror})", "check the path and its rights", file=file
+        ) from error
 
 
 def read(record: Record, episode: int | None = None) -> bytes:
