@@ -1,4 +1,4 @@
-"""Video as frames: read lazily from mp4 files with PyAV, which brings its own FFmpeg. `video_write.py` writes it.
+"""Video as frames, read lazily from mp4 files with PyAV, which brings its own FFmpeg; `video_write.py` writes.
 
 A frame is found by its time in the file, as LeRobot finds it, never by counting. Containers that were opened
 for single frames stay open, a few at a time.
@@ -197,7 +197,7 @@ class VideoFrames:
     def _pixels(self, frame: Any, index: int) -> NDArray[Any]:
         if (frame.height, frame.width) != self.shape[:2]:
             raise DataError(
-                f"a frame of {frame.height} x {frame.width} pixels, expected {self.shape[0]} x {self.shape[1]}",
+                f"a frame of {frame.height} x {frame.width} pixels, not {self.shape[0]} x {self.shape[1]}",
                 "resize this camera in the mapping, or drop the episode",
                 file=self.path,
                 episode=self.episode,
