@@ -1,4 +1,4 @@
-"""Video as frames, read lazily from mp4 files with PyAV, which brings its own FFmpeg; `video_write.py` writes.
+"""Video as frames, read lazily from mp4 files with PyAV, which has FFmpeg in it; `video_write.py` writes.
 
 A frame is found by its time in the file, as LeRobot finds it, never by counting. Containers that were opened
 for single frames stay open, a few at a time.

@@ -1,10 +1,13 @@
-"""GR00T: LeRobot v2.1 plus ``meta/modality.json``, which cuts state and action into parts, names the videos, and
-lists the columns of annotations, whose numbers are indices of tasks.
+"""GR00T: LeRobot v2.1 plus ``meta/modality.json``.
+
+That file cuts state and action into parts, names the videos, and lists the columns of annotations, whose
+numbers are indices of tasks.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,7 +142,7 @@ def _cut(spec: StreamSpec, contents: Contents) -> dict[str, Any]:
     if len(edges) == 2:
         return {whole: {"start": 0, "end": width}}
     found: dict[str, Any] = {}
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         name = "gripper" if start in grippers else "arm"
         count = sum(known.rstrip("_0123456789") == name for known in found)
         found[name if not count else f"{name}_{count + 1}"] = {"start": start, "end": end}

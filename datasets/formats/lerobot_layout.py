@@ -128,7 +128,12 @@ class Layout:
         if spec.kind == "depth":
             unit = str(spec.about.get("unit", "unknown"))
             info = {"is_depth_map": True, "depth_unit": unit}
-            feature = {"dtype": "image", "shape": [*spec.shape, 1], "names": _PICTURE, "info": info}
+            feature: dict[str, Any] = {
+                "dtype": "image",
+                "shape": [*spec.shape, 1],
+                "names": _PICTURE,
+                "info": info,
+            }
             return Laid(spec, name, "image", feature)
         if spec.dtype not in DTYPES or 0 in spec.shape or len(spec.shape) > 5:
             raise DataError(

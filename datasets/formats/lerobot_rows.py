@@ -192,7 +192,7 @@ def numbers(column: Any, spec: StreamSpec, path: Path, episode: int) -> NDArray[
         DataError: an empty entry, a row of another length, another type; frame and key are named.
     """
 
-    def wrong(what: str, bad: NDArray[Any]) -> DataError:
+    def wrong(what: str, bad: Any) -> DataError:
         frame = int(np.flatnonzero(bad)[0]) if bad.any() else None
         return DataError(
             what, "drop the episode or this stream", file=path, episode=episode, frame=frame, key=spec.key
@@ -218,7 +218,7 @@ def numbers(column: Any, spec: StreamSpec, path: Path, episode: int) -> NDArray[
                 raise wrong(f"rows of type {column.type}, expected one number", np.zeros(0))
             flat = _plain(flat.flatten())
         if flat.null_count:
-            per_row = np.asarray(flat.is_null()).reshape(rows, -1).any(1)
+            per_row: NDArray[Any] = np.asarray(flat.is_null()).reshape(rows, -1).any(1)
             raise wrong("an entry is empty", per_row)
         values = np.asarray(flat.to_numpy(zero_copy_only=False))
         if values.dtype != np.dtype(spec.dtype):

@@ -53,7 +53,9 @@ class Side:
         began = line.get("began_ns")
         return dataclasses.replace(
             made,
-            **{name: _truth(line.get(name)) for name in ("success", "terminated", "truncated")},
+            success=_truth(line.get("success")),
+            terminated=_truth(line.get("terminated")),
+            truncated=_truth(line.get("truncated")),
             began_ns=began if type(began) is int else None,
             about=about if isinstance(about, dict) else made.about,
         )

@@ -179,20 +179,21 @@ class LeRobotSink:
                 else:
                     stats[laid.name] = rows.stats
             elif laid.storage == "annotation":
-                columns[laid.name] = pa.array(self._indices(rows))
-                stats[laid.name] = to_json(of_rows(np.asarray(columns[laid.name])))
+                numbers = self._indices(rows)
+                columns[laid.name] = pa.array(numbers)
+                stats[laid.name] = to_json(of_rows(numbers))
             else:
                 columns[laid.name] = column_of(laid.spec, rows)
                 if laid.spec.kind == "vector":
                     stats[laid.name] = to_json(of_rows(rows))
-        numbers = {
+        kept = {
             "timestamp": nominal.astype(np.float32),
             "frame_index": np.arange(count),
             "episode_index": np.full(count, episode),
             "index": np.arange(self._rows, self._rows + count),
             "task_index": indices,
         }
-        for name, values in numbers.items():
+        for name, values in kept.items():
             columns[name] = pa.array(values)
             stats[name] = to_json(of_rows(values))
         path = self.data_file(episode)

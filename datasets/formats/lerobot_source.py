@@ -69,7 +69,9 @@ class LeRobotSource:
     ) -> None:  # fmt: skip
         self.format = name
         self.path = str(root)
-        self.problems = problems
+        self.problems: Sequence[Problem] = problems
+        self._problems = problems
+        self.contents: Contents
         self._root, self._info, self._places, self._tasks = root, info, places, tasks
         self._tables = Tables()
         self._annotations: set[str] = set()
@@ -152,7 +154,7 @@ class LeRobotSource:
     def note(self, problem: Problem) -> None:
         """Report something once; what is wrong a hundred times is wrong."""
         if problem not in self.problems and len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
+            self._problems.append(problem)
 
     def read_as_words(self, name: str) -> None:
         """Take a column of task indices (GR00T's annotations) for the texts that it points at."""
@@ -389,7 +391,7 @@ class LeRobotSource:
                 self.note(
                     Problem(
                         f"the video ends after {max(there, 0)} frames, the data have {rows} rows",
-                        f"numbers can be read, frames from {max(there, 0)} on cannot: trim or drop the episode "
+                        f"frames from {max(there, 0)} on cannot be read: trim or drop the episode "
                         "in the mapping",
                         False,
                         str(path),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..ledger import DataError
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-Stats = dict[str, NDArray[np.float64]]
+Stats = dict[str, NDArray[Any]]
 
 
 def of_rows(rows: NDArray[Any]) -> Stats:
@@ -41,8 +41,8 @@ def of_rows(rows: NDArray[Any]) -> Stats:
     return {name: value.reshape(shape) for name, value in stats.items()} | {"count": _count(len(rows))}
 
 
-def _count(count: int) -> NDArray[np.float64]:
-    return np.array([count], dtype=np.int64)  # type: ignore[return-value]
+def _count(count: int) -> NDArray[Any]:
+    return np.array([count], dtype=np.int64)
 
 
 def sampled_indices(count: int) -> list[int]:
