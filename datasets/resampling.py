@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from .ledger import DataError, Loss
 from .recording import Contents, Frames, Recording, StreamSpec, Track
@@ -396,7 +395,9 @@ def _rows(track: Track, spec: StreamSpec, policy: Policy, pick: _Pick, time: NDA
 def _slerp(
     low: NDArray[Any], high: NDArray[Any], weight: NDArray[np.float64], form: str, key: str
 ) -> NDArray[np.float64]:
-    def rotation(rows: NDArray[Any]) -> Rotation:
+    from scipy.spatial.transform import Rotation  # half a second that reading bags does not need
+
+    def rotation(rows: NDArray[Any]) -> Any:
         if form == "vector":
             return Rotation.from_rotvec(rows.astype(np.float64))
         return Rotation.from_quat(np.roll(rows, -1, 1) if form == "wxyz" else rows)
