@@ -164,6 +164,13 @@ def inspect(
     Raises:
         DataError: the set cannot be read at all. Single episodes that cannot are problems.
     """
+    with np.errstate(all="ignore"):  # what is not finite is counted, not warned of
+        return _inspect(source, sample_episodes, progress)
+
+
+def _inspect(
+    source: Source, sample_episodes: int | None, progress: Callable[[int, int], None] | None
+) -> Inspection:
     total = len(source)
     chosen = spread(total, sample_episodes)
     gathered = _Gatherer(source.contents, set(spread(len(chosen), _EPISODES_SEEN)))
@@ -332,6 +339,9 @@ def _rate(contents: Contents, clocks: Sequence[Clock]) -> Detected:
     return Detected(measured, 0.9 if even else 0.5, words + ("" if even else ", which is uneven"))
 
 
+Moving = Callable[[Array], NDArray[np.bool_]]
+
+
 class _CameraGatherer:
     def __init__(self, key: str, depth: bool) -> None:
         self.key, self.depth, self.codec = key, depth, ""
@@ -340,7 +350,9 @@ class _CameraGatherer:
         self.pairs = self.repeated = self.frozen = self.longest = 0
         self.frozen_at = (-1, -1)
 
-    def add(self, episode: int, frames: Any, time: Array, moving: Callable[[Array], NDArray[np.bool_]]) -> None:
+    def add(
+        self, episode: int, frames: Any, time: Array, moving: Callable[[Array], NDArray[np.bool_]]
+    ) -> None:
         """Measure brightness and compare neighbours; `moving` says whether the robot moved into each time."""
         if not len(frames):
             return

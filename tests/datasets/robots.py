@@ -20,7 +20,9 @@ class Memory:
 
     format, path = "memory", "made/set"
 
-    def __init__(self, contents: Contents, made: Sequence[Recording], problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self, contents: Contents, made: Sequence[Recording], problems: Sequence[Problem] = ()
+    ) -> None:
         self.contents, self.made, self.problems = contents, made, problems
 
     def __len__(self) -> int:
@@ -51,7 +53,13 @@ def vectors(
     names, units = names or {}, units or {}
     specs = {
         key: StreamSpec(
-            key, "vector", str(rows[0].dtype), rows[0].shape[1:], names.get(key, ()), units.get(key, ()), rate_hz
+            key,
+            "vector",
+            str(rows[0].dtype),
+            rows[0].shape[1:],
+            names.get(key, ()),
+            units.get(key, ()),
+            rate_hz,
         )
         for key, rows in parts.items()
     }
@@ -101,7 +109,13 @@ def robot(
 
 
 def hand(
-    *, up_is_open: bool, seed: int = 0, episodes: int = 5, steps: int = 80, state: str = "width", delay: int = 3
+    *,
+    up_is_open: bool,
+    seed: int = 0,
+    episodes: int = 5,
+    steps: int = 80,
+    state: str = "width",
+    delay: int = 3,
 ) -> dict[str, list[Array]]:
     """A gripper command of -1 and 1 and what the fingers do, after a delay."""
     rng = np.random.default_rng(seed)

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from robots import RATE, hand, robot, smooth, turned, vectors
 from scipy.spatial.transform import Rotation
 
 from regrip.datasets.evidence import Detected
 from regrip.datasets.inspection import SURE, inspect
 from regrip.datasets.recording import Conventions, Gripper
-
-from robots import RATE, hand, robot, smooth, turned, vectors
 
 STATE = "observation.state"
 
@@ -71,11 +70,15 @@ def test_few_rows_are_not_believed() -> None:
 def test_no_state_and_no_action() -> None:
     parts = robot("delta")
     assert inspect(vectors({"action": parts["action"]})).conventions["action"].value == "unknown"
-    assert inspect(vectors({STATE: parts[STATE]})).conventions["action"].evidence == "there is no action stream"
+    assert (
+        inspect(vectors({STATE: parts[STATE]})).conventions["action"].evidence == "there is no action stream"
+    )
 
 
 def test_what_the_format_says_is_not_doubted_but_contradiction_is_told() -> None:
-    source = vectors(robot("delta", observed="after"), conventions=Conventions(action="absolute", observed="before"))
+    source = vectors(
+        robot("delta", observed="after"), conventions=Conventions(action="absolute", observed="before")
+    )
     found = inspect(source)
     assert found.conventions["action"] == Detected("absolute", 1.0, "the set or its format says so")
     told = [p.what for p in found.problems]
@@ -96,12 +99,13 @@ def test_actions_that_are_states(shift: int) -> None:
 @pytest.mark.parametrize("up_is_open", [True, False])
 @pytest.mark.parametrize("state", ["width", "fingers"])
 def test_which_way_a_gripper_opens(up_is_open: bool, state: str) -> None:
-    names = {"observation.gripper": ("gripper_width",) if state == "width" else ("finger_left", "finger_right")}
+    names = {
+        "observation.gripper": ("gripper_width",) if state == "width" else ("finger_left", "finger_right")
+    }
     found = inspect(vectors(hand(up_is_open=up_is_open, state=state), names=names)).conventions
     command = found["gripper action.gripper[0]"]
-    assert command.value == {
-        "kind": "binary", "open": 1.0 if up_is_open else -1.0, "closed": -1.0 if up_is_open else 1.0, "unit": ""
-    }  # fmt: skip
+    opened = 1.0 if up_is_open else -1.0
+    assert command.value == {"kind": "binary", "open": opened, "closed": -opened, "unit": ""}
     assert command.confidence > SURE
     opening = found["gripper observation.gripper[0]"].value
     assert (opening["kind"], opening["unit"]) == ("width", "m")
@@ -148,7 +152,9 @@ def test_sets_of_two_gripper_signs_merged() -> None:
 def test_a_relative_gripper_is_told() -> None:
     rng = np.random.default_rng(0)
     values = [rng.choice([-1.0, 0, 1], (100, 1), p=[0.05, 0.9, 0.05]) for _ in range(2)]
-    one = inspect(vectors({"action": values}, names={"action": ("gripper",)})).conventions["gripper action[0]"]
+    one = inspect(vectors({"action": values}, names={"action": ("gripper",)})).conventions[
+        "gripper action[0]"
+    ]
     assert "relative" in one.evidence
     assert one.confidence < SURE
 
@@ -194,7 +200,10 @@ def test_axis_angle_and_its_uncanonical_kin() -> None:
     assert found.value == "rotation_vector"
     # robosuite's way: the angle is 2 arccos(w), in 0 to 2 pi, whatever the sign of w
     angle = [2 * np.arccos(np.clip(q[:, 3:], -1, 1)) for q in DOWN]
-    long = [q[:, :3] / np.linalg.norm(q[:, :3], axis=1, keepdims=True) * a for q, a in zip(DOWN, angle, strict=True)]
+    long = [
+        q[:, :3] / np.linalg.norm(q[:, :3], axis=1, keepdims=True) * a
+        for q, a in zip(DOWN, angle, strict=True)
+    ]
     assert max(np.linalg.norm(v, axis=1).max() for v in long) > np.pi
     assert rotation(long).value == "rotation_vector_uncanonical"
     named = rotation(long, ("axis_angle_x", "axis_angle_y", "axis_angle_z"))
@@ -234,7 +243,13 @@ def test_numbers_that_are_no_rotation() -> None:
 
 @pytest.mark.parametrize(
     ("high", "value", "sure"),
-    [(1.5, "rad", True), (170.0, "deg", True), (98.0, "deg", False), (10.0, "unknown", False), (900.0, "unknown", False)],
+    [
+        (1.5, "rad", True),
+        (170.0, "deg", True),
+        (98.0, "deg", False),
+        (10.0, "unknown", False),
+        (900.0, "unknown", False),
+    ],
 )
 def test_degrees_and_radians(high: float, value: str, sure: bool) -> None:
     rng = np.random.default_rng(0)
