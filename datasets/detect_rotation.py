@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .detect_grippers import is_gripper
 from .evidence import Aligned, Array, Column, Detected, enough
 
 _EULER = re.compile(r"roll|pitch|yaw|euler|rpy")
@@ -51,8 +52,14 @@ def detect_rotation(columns: Sequence[Column], episodes: Sequence[Array], *, sma
     """
     rows = np.concatenate(episodes)
     trust = enough(len(rows), 10)
+    hands = [
+        is_gripper(column) or len(np.unique(values)) <= 3
+        for column, values in zip(columns, rows.T, strict=True)
+    ]
     for width, find in ((9, _matrix), (6, _rot6d), (4, _quaternion)):
         for first in range(len(columns) - width + 1):
+            if any(hands[first : first + width]):  # small turns beside a -1 or 1 have length 1, too
+                continue
             found = find(columns[first : first + width], rows[:, first : first + width])
             if found is not None:
                 return Detected(found.value, round(found.confidence * trust, 2), found.evidence)

@@ -47,6 +47,10 @@ def find_problems(
     ]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _list(episodes: Sequence[int]) -> str:
     shown = ", ".join(map(str, episodes[:5]))
     return shown + (f" and {len(episodes) - 5} more" if len(episodes) > 5 else "")
@@ -68,8 +72,8 @@ def _of_episodes(facts: Sequence[EpisodeFacts]) -> list[Problem]:
         more = those[0].uneven[key]
         found.append(
             Problem(
-                f"{abs(more)} rows {'more' if more > 0 else 'fewer'} than other streams of the same rate in "
-                f"{len(those)} episodes ({_list([f.episode for f in those])})",
+                f"{_count(abs(more), 'row')} {'more' if more > 0 else 'fewer'} than other streams of the same rate in "
+                f"{_count(len(those), 'episode')} ({_list([f.episode for f in those])})",
                 "align by time when converting (a policy per stream in the mapping), or leave them out",
                 episode=those[0].episode, key=key,
             )
@@ -78,7 +82,7 @@ def _of_episodes(facts: Sequence[EpisodeFacts]) -> list[Problem]:
         said, held = those[0].broken[key]
         found.append(
             Problem(
-                f"the set's index says {said} rows, {held} are there, in {len(those)} episodes",
+                f"the set's index says {said} rows, {held} are there, in {_count(len(those), 'episode')}",
                 "what is there is used: take the set from its source again if rows are missing",
                 episode=those[0].episode, key=key,
             )
@@ -96,7 +100,7 @@ def _of_episodes(facts: Sequence[EpisodeFacts]) -> list[Problem]:
     if short:
         found.append(
             Problem(
-                f"{len(short)} episodes have at most one step ({_list(short)})",
+                f"at most one step in {_count(len(short), 'episode')} ({_list(short)})",
                 "leave them out: there is no action chunk to learn in them",
                 episode=short[0],
             )
@@ -136,7 +140,7 @@ def of_tasks(tasks: Mapping[str, int]) -> list[Problem]:
     if tasks.get("", 0) and len(tasks) > 1:
         found.append(
             Problem(
-                f"{tasks['']} episodes have no task, others do",
+                f"no task in {_count(tasks[''], 'episode')}, but in others",
                 "retask them: a policy that reads instructions would learn to act on none",
                 key="task",
             )
@@ -166,7 +170,7 @@ def _of_clocks(clocks: Sequence[Clock]) -> list[Problem]:
         if clock.falls:
             found.append(
                 Problem(
-                    f"times run backwards {clock.falls} times",
+                    f"times run backwards {_count(clock.falls, 'time')}",
                     "sort by time, or take another clock of the source (header stamps, log times)",
                     episode=clock.falls_at[0], frame=clock.falls_at[1], key=key,
                 )
@@ -174,7 +178,7 @@ def _of_clocks(clocks: Sequence[Clock]) -> list[Problem]:
         if clock.repeats:
             found.append(
                 Problem(
-                    f"{clock.repeats} rows have the time of the row before",
+                    f"the time of the row before in {_count(clock.repeats, 'row')}",
                     "resample, or take another clock of the source",
                     key=key,
                 )
@@ -182,7 +186,7 @@ def _of_clocks(clocks: Sequence[Clock]) -> list[Problem]:
         if clock.gaps:
             found.append(
                 Problem(
-                    f"{clock.gaps} gaps in time of {clock.steps} steps, the longest {clock.longest_s:.3g} s "
+                    f"{_count(clock.gaps, 'gap')} in time in {_count(clock.steps, 'step')}, the longest {clock.longest_s:.3g} s "
                     f"where {1 / clock.measured_hz:.3g} s is usual",
                     "split or leave out the episodes, or resample with a limit on staleness",
                     episode=clock.longest_at[0], frame=clock.longest_at[1], key=key,
@@ -274,13 +278,13 @@ def _outlier(entry: EntryRange) -> list[Problem]:
 
 def _of_idleness(facts: Sequence[EpisodeFacts]) -> list[Problem]:
     found = []
-    for end, words in (("idle_start_s", "begin"), ("idle_end_s", "end")):
+    for end, words in (("idle_start_s", "at the start"), ("idle_end_s", "at the end")):
         idle = [f for f in facts if getattr(f, end) >= _IDLE_S]
         if idle:
             seconds = sorted(getattr(f, end) for f in idle)
             found.append(
                 Problem(
-                    f"{len(idle)} episodes {words} with {_IDLE_S:g} s or more in which nothing moves (median "
+                    f"nothing moves for {_IDLE_S:g} s or more {words} of {_count(len(idle), 'episode')} (median "
                     f"of them {float(np.median(seconds)):.3g} s; {_list([f.episode for f in idle])})",
                     "trim them with the idle detector: a policy learns to wait",
                     episode=idle[0].episode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,6 +17,7 @@ from .recording import Contents, Recording
 
 STILL = 0.001  # share of an entry's range that counts as not having moved, from one row to the next
 MOVED = 0.01  # share that a camera must have seen
+_JERKY = re.compile(r"vel|acc|force|torque|effort|current|ft_|wrench")  # never at rest, even where a robot is
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,22 @@ def _stillness(
     if pair is None or len(pair[2]) < 2:
         return np.zeros(0, dtype=bool), np.zeros(0), np.zeros(0, dtype=bool)
     actions, states, clock = pair
-    columns, _ = columns_of(contents.streams)
+    columns, measured = columns_of(contents.streams)
     hands = [i for i, column in enumerate(columns) if is_gripper(column)]
     if states.shape[1]:
-        share = np.abs(np.diff(states, axis=0)) / np.where(span > 0, span, np.inf)
-        most = np.nan_to_num(share).max(1)
+        steady = np.asarray([not _JERKY.search(f"{c.stream} {c.name}".lower()) for c in measured])
+        span = np.where((span > 0) & steady, span, np.inf)
+        share = np.nan_to_num(np.abs(np.diff(states, axis=0)) / span)
+        most = share.max(1)
         turned = (np.diff(actions[:, hands], axis=0) != 0).any(1)
     else:
         wide = np.nan_to_num(np.ptp(actions, 0))
-        most = np.nan_to_num(np.abs(np.diff(actions, axis=0)) / np.where(wide > 0, wide, np.inf)).max(
-            1, initial=0
-        )
+        share = np.nan_to_num(np.abs(np.diff(actions, axis=0)) / np.where(wide > 0, wide, np.inf))
+        most = share.max(1, initial=0)
         turned = np.zeros(len(most), dtype=bool)
-    return (most < STILL) & ~turned, clock, most >= MOVED
+    # A camera need not see one number change, but when an arm moves several do.
+    big = (share >= MOVED).sum(1) >= min(2, share.shape[1])
+    return (most < STILL) & ~turned, clock, big
 
 
 def _run(still: NDArray[np.bool_], clock: Array) -> float:

@@ -286,3 +286,13 @@ def test_what_is_not_sure_is_proposed_as_unknown_with_the_guess_beside_it() -> N
     assert found["observed"]["value"] == "unknown"
     assert found["observed"]["guess"] == "after"
     assert found["action"]["value"] == "absolute"
+
+
+def test_small_turns_beside_a_gripper_are_no_quaternion() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        np.concatenate([0.01 * rng.standard_normal((90, 6)), np.sign(smooth(rng, 90, 1) + 0.01)], 1)
+        for _ in range(3)
+    ]
+    assert inspect(vectors({"action": rows})).conventions["rotation"].value == "unknown"
+    assert "gripper action[6]" in inspect(vectors({"action": rows})).conventions

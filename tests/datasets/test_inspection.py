@@ -126,9 +126,9 @@ def test_times_that_fall_stand_still_or_jump() -> None:
     source = clean()
     time = np.arange(120) / 20
     for words, at, by in (
-        ("times run backwards 1 times", 50, -0.2),
-        ("the time of the row before", 50, -0.05),
-        ("gaps in time", 50, 3.0),
+        ("times run backwards 1 time", 50, -0.2),
+        ("the time of the row before in 1 row", 50, -0.05),
+        ("1 gap in time in 714 steps", 50, 3.0),
     ):
         broken = time.copy()
         broken[at:] += by
@@ -168,7 +168,7 @@ def test_copies_and_single_steps() -> None:
         rows.append(rows[0][:1])
     what = told(inspect(vectors(parts)))
     assert "episodes 1, 6 hold exactly the same numbers" in what
-    assert "1 episodes have at most one step (7)" in what
+    assert "at most one step in 1 episode (7)" in what
 
 
 def test_tasks_that_are_one() -> None:
@@ -187,7 +187,7 @@ def test_tasks_that_are_one() -> None:
     ):
         assert "written in" not in told(inspect(clean(tasks=[pair[0]] * 5 + [pair[1]])))
         assert "typing error" not in told(inspect(clean(tasks=[pair[0]] * 5 + [pair[1]])))
-    assert "1 episodes have no task" in told(inspect(clean(tasks=["lift"] * 5 + [""])))
+    assert "no task in 1 episode, but in others" in told(inspect(clean(tasks=["lift"] * 5 + [""])))
 
 
 def test_idle_starts_and_ends_and_shares() -> None:
@@ -199,8 +199,8 @@ def test_idle_starts_and_ends_and_shares() -> None:
         rows[0] = np.concatenate([first.repeat(40, 0), rows[0]])
         rows[1] = np.concatenate([rows[1], last.repeat(200, 0)])
     found = inspect(vectors(parts))
-    assert "1 episodes begin with 1 s or more in which nothing moves (median of them 2.05 s; 0)" in told(found)
-    assert "1 episodes end with 1 s or more" in told(found)
+    assert "nothing moves for 1 s or more at the start of 1 episode (median of them 2.05 s; 0)" in told(found)
+    assert "1 s or more at the end of 1 episode" in told(found)
     assert found.idle == pytest.approx((40 + 200) / (6 * 119 + 240), abs=0.01)
     assert "nothing moves in 2" in told(found)
 
