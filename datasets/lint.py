@@ -72,8 +72,8 @@ def _of_episodes(facts: Sequence[EpisodeFacts]) -> list[Problem]:
         more = those[0].uneven[key]
         found.append(
             Problem(
-                f"{_count(abs(more), 'row')} {'more' if more > 0 else 'fewer'} than other streams of the same rate in "
-                f"{_count(len(those), 'episode')} ({_list([f.episode for f in those])})",
+                f"{_count(abs(more), 'row')} {'more' if more > 0 else 'fewer'} than other streams of the "
+                f"same rate in {_count(len(those), 'episode')} ({_list([f.episode for f in those])})",
                 "align by time when converting (a policy per stream in the mapping), or leave them out",
                 episode=those[0].episode, key=key,
             )
@@ -186,8 +186,8 @@ def _of_clocks(clocks: Sequence[Clock]) -> list[Problem]:
         if clock.gaps:
             found.append(
                 Problem(
-                    f"{_count(clock.gaps, 'gap')} in time in {_count(clock.steps, 'step')}, the longest {clock.longest_s:.3g} s "
-                    f"where {1 / clock.measured_hz:.3g} s is usual",
+                    f"{_count(clock.gaps, 'gap')} in time in {_count(clock.steps, 'step')}, the longest "
+                    f"{clock.longest_s:.3g} s where {1 / clock.measured_hz:.3g} s is usual",
                     "split or leave out the episodes, or resample with a limit on staleness",
                     episode=clock.longest_at[0], frame=clock.longest_at[1], key=key,
                 )
@@ -284,8 +284,8 @@ def _of_idleness(facts: Sequence[EpisodeFacts]) -> list[Problem]:
             seconds = sorted(getattr(f, end) for f in idle)
             found.append(
                 Problem(
-                    f"nothing moves for {_IDLE_S:g} s or more {words} of {_count(len(idle), 'episode')} (median "
-                    f"of them {float(np.median(seconds)):.3g} s; {_list([f.episode for f in idle])})",
+                    f"nothing moves for {_IDLE_S:g} s or more {words} of {_count(len(idle), 'episode')} "
+                    f"(median of them {float(np.median(seconds)):.3g} s; {_list([f.episode for f in idle])})",
                     "trim them with the idle detector: a policy learns to wait",
                     episode=idle[0].episode,
                 )

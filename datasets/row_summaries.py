@@ -158,8 +158,10 @@ def _histogram(values: Array, q01: float, q99: float) -> tuple[float, float, tup
     """Bins over the bulk and a margin, so that one wild value does not hide the shape of the rest."""
     if not len(values):
         return math.nan, math.nan, ()
+    low, high = float(values.min()), float(values.max())
     margin = 0.25 * (q99 - q01)
-    low, high = max(float(values.min()), q01 - margin), min(float(values.max()), q99 + margin)
+    if margin > 0:
+        low, high = max(low, q01 - margin), min(high, q99 + margin)
     if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(high - low)):
         return math.nan, math.nan, ()
     if high - low <= 1e-12 * max(1.0, abs(low)):
