@@ -109,12 +109,13 @@ def test_mistakes_are_named() -> None:
         Scaling("openpi_quantile", VALUES).forward(np.zeros((2, 2), np.int64))
 
 
-# Importing its processors imports its motors, which nothing here turns.
+# The package lerobot.processor imports motors and language models, which its scaling does not need.
 _LEROBOT = """
-import json, sys, torch, types
-for missing in ("serial", "deepdiff"):
-    sys.modules.setdefault(missing, types.ModuleType(missing))
-sys.modules["deepdiff"].DeepDiff = None
+import json, os, sys, torch, types
+import lerobot
+package = types.ModuleType("lerobot.processor")
+package.__path__ = [os.path.join(lerobot.__path__[0], "processor")]
+sys.modules["lerobot.processor"] = package
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.processor.normalize_processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 given = json.load(sys.stdin)
