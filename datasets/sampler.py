@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -209,13 +210,13 @@ class MixtureOrder:
         part = cut(self.batch_size, rank, world)
         place = np.arange(part.start, part.stop)
         block, slot = np.divmod(step * self.batch_size + place, _SLOTS)
+        shares = self.shares
+        chosen, ordinal = np.empty_like(slot), np.empty_like(slot)
         for number in np.unique(block).tolist():
             here = block == number
-            slot[here] = permute(slot[here], _SLOTS, "slot", self.seed, number)
-        shares = self.shares
-        ends = np.cumsum(shares)
-        chosen = np.searchsorted(ends, slot, side="right")
-        ordinal = block * shares[chosen] + slot - (ends - shares)[chosen]
+            table = _slots(tuple(shares.tolist()), self.seed, number)
+            chosen[here], ordinal[here] = table[:, slot[here]]
+        ordinal += block * shares[chosen]
         sample = np.empty_like(ordinal)
         for index in np.unique(chosen).tolist():
             size = int(self.sizes[index])
@@ -223,7 +224,7 @@ class MixtureOrder:
             for number in np.unique(lap[chosen == index]).tolist():
                 here = (chosen == index) & (lap == number)
                 sample[here] = permute(position[here], size, "mixture", self.seed, index, number)
-        return Draw(chosen.astype(np.int64), sample, place)
+        return Draw(chosen, sample, place)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -233,6 +234,16 @@ class MixtureOrder:
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
+
+
+@lru_cache(4)
+def _slots(shares: tuple[int, ...], seed: int, block: int) -> NDArray[np.int64]:
+    """(2,_SLOTS) set of each draw of a block, and how many draws of that set came before in the block."""
+    ends = np.cumsum(shares)
+    chosen = np.searchsorted(ends, permute(np.arange(_SLOTS), _SLOTS, "slot", seed, block), side="right")
+    earlier = np.empty(_SLOTS, np.int64)
+    earlier[np.argsort(chosen, kind="stable")] = np.concatenate([np.arange(share) for share in shares])
+    return np.stack([chosen, earlier])
 
 
 def check_same_order(saved: Mapping[str, Any], order: Order) -> None:

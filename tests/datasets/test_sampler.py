@@ -97,6 +97,8 @@ def test_a_mixture_has_its_shares_and_repeats_nothing_early() -> None:
     for index, size in enumerate(order.sizes):
         counts = np.bincount(samples[chosen == index], minlength=size)
         assert counts.max() - counts.min() <= 1
+    first = samples[chosen == 1]
+    assert all(len(set(first[at : at + 40])) == 40 for at in range(0, 4000, 40))
     early = np.bincount(np.concatenate([one.set for one in draws[:20]]), minlength=3) / (20 * 64)
     np.testing.assert_allclose(early, [0.5, 0.3, 0.2], atol=0.05)  # mixed from the start
     tiny = MixtureOrder([10, 10], [1, 1e-9], 8)
