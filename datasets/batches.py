@@ -1,6 +1,6 @@
 """Whole batches made by worker processes in memory that all share; nothing is sent but numbers and tasks.
 
-Step s is always made by worker s modulo their number, and what a batch holds depends on its step alone, so the
+Step s is made by worker s modulo their number, and what a batch holds depends on its step alone, so the
 number of workers changes nothing but speed. Nothing here imports torch: a worker starts in a second.
 """
 
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -82,7 +83,7 @@ class Workers:
         Raises:
             DataError: there is too little shared memory.
         """
-        self._size = max(1, len(order.draw(start, rank, world)))
+        self._size = -(-len(order.draw(0)) // world)
         self._fields = samples.fields
         self._slots = num * ahead
         self._offsets, self._slot_bytes = _layout(self._fields, self._size)
@@ -143,17 +144,13 @@ class Workers:
             self._memory.close()
         except BufferError:  # somebody still holds a batch: the memory goes with the last view of it
             self._memory._mmap = self._memory._buf = None  # type: ignore[attr-defined]
-        try:
+        with suppress(FileNotFoundError):
             self._memory.unlink()
-        except FileNotFoundError:
-            pass
 
     def _ask(self) -> None:
         _, pipe = self._workers[self._asked % len(self._workers)]
-        try:
+        with suppress(OSError):  # it is dead: `_receive` says so
             pipe.send(self._asked)
-        except OSError:
-            pass  # it is dead; `_receive` says so
         self._asked += 1
 
     def _receive(self, step: int) -> Batch:
@@ -168,8 +165,8 @@ class Workers:
             code = process.exitcode
             how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"code {code}"
             raise RuntimeError(
-                f"loader worker {process.pid} ended with {how} before batch {step} was ready. SIGKILL usually "
-                "means that memory ran out: use fewer workers or smaller batches"
+                f"loader worker {process.pid} ended with {how} before batch {step} was ready. SIGKILL "
+                "usually means that memory ran out: use fewer workers or smaller batches"
             ) from None
         if isinstance(answer, DataError):
             raise answer
@@ -248,6 +245,6 @@ def _check_shared(needed: int) -> None:
     free = state.f_bavail * state.f_frsize
     if needed > free:
         raise DataError(
-            f"batches of all workers need {needed / 1e6:.0f} MB of shared memory, {_SHM} has {free / 1e6:.0f} MB",
+            f"the workers need {needed / 1e6:.0f} MB of shared memory, {_SHM} has {free / 1e6:.0f} MB",
             "use fewer workers or smaller batches, or give the container more (docker run --shm-size)",
         )

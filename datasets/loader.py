@@ -103,7 +103,7 @@ class BatchLoader:
     def iterate(self, start: int = 0, device: torch.device | str = "cpu") -> Iterator[DeviceBatch]:
         """All batches from a step on, without end, on a device.
 
-        To CUDA they go through pinned memory without waiting: the copy of one batch runs while the next is made.
+        To CUDA they go through pinned memory without waiting: a batch is copied while the next is made.
 
         Raises:
             DataError: a row is damaged, or there is too little shared memory.
