@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 STANDING_M, STANDING_RAD = 0.04, math.radians(3)
 RIDING_M, RIDING_RAD = 0.005, math.radians(2)
-_TILES = ((0.80, 0.72, 0.60), (0.52, 0.60, 0.62))
+TILES = ((0.80, 0.72, 0.60), (0.52, 0.60, 0.62))
 _TILES_ACROSS = 8
 
 
@@ -176,7 +176,7 @@ def tile(model: Any, context: Any, under: Sequence[int], tiled: bool) -> None:
         before = pixels.copy()
         if tiled:
             rows, columns = np.indices((height, width)) // max(1, width // _TILES_ACROSS)
-            colours = np.round(255 * np.array(_TILES))[(rows + columns) % 2]
+            colours = np.round(255 * np.array(TILES))[(rows + columns) % 2]
             pixels.reshape(height, width, channels)[..., :3] = colours[..., : min(3, channels)]
         try:
             mujoco.mjr_uploadTexture(model, context, number)

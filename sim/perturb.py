@@ -89,7 +89,7 @@ def of_simulator(simulator: str, suite: str) -> Kinds:
         return Kinds(
             {
                 **pictures,
-                "robot": "the arm starts aside by noise of 0.1 rad in each joint (0.02 in training)",
+                "robot": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
             },
             _NOT_OURS,
         )
