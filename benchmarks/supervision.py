@@ -150,7 +150,7 @@ def hold_curve(
         }
         pool = WorkerPool(
             "contexts:make", {"factory": target, "kwargs": kwargs},
-            num_slots=config.slots, chunk_size=CHUNK, num_workers=1, environment=variables,
+            num_slots=config.slots, chunk_size=CHUNK, num_workers=1, environment=variables, deadline_s=600.0,
             python=environments.interpreter(config),
         )  # fmt: skip
         with pool, Progress(f"{config.name}, resets") as bar:
@@ -170,6 +170,8 @@ def hold_curve(
                         worker.num_fds(), made - freed,
                     )
                 )  # fmt: skip
+                if len(curve) <= 3 or len(curve) % 5 == 0:
+                    print(f"  {curve[-1]}", flush=True)
                 bar.update(number + 1, resets)
                 if cpu_s(worker) > 60 * cpu_minutes:
                     break
@@ -234,10 +236,9 @@ def main() -> int:
         wrong += grown > 0.1
         print(
             f"{name}: {curve[-1].resets} resets in {seconds:.0f} s of CPU, PSS {grown:+.1%} "
-            "since the first tenth"
+            "since the first tenth",
+            flush=True,
         )
-        for held in [curve[0], *curve[tenth - 1 :: tenth]]:
-            print(f"  {held}", flush=True)
     return bool(wrong)
 
 
