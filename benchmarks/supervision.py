@@ -99,8 +99,8 @@ def play(
                 moments.pop(0)
                 shot += 1
                 victim = pool.worker_pids[int(draw.integers(len(pool.worker_pids)))]
-                # Every fifth is stopped: a hang costs the deadline.
-                os.kill(victim, signal.SIGSTOP if len(moments) % 5 == 0 else signal.SIGKILL)
+                # Every fifth, from the first on, is stopped: a hang costs the deadline.
+                os.kill(victim, signal.SIGSTOP if shot % 5 == 1 else signal.SIGKILL)
 
         rollouts, _ = collect(
             pool, Wandering(pool.spec), starts, range(len(starts)),
