@@ -1,12 +1,13 @@
 """How many control steps a second Genesis plays, over the number of environments, beside our MuJoCo pool.
 
     .venv-genesis/bin/python benchmarks/genesis_speed.py               # 1 to 1,024 environments on the CPU
+    .venv-genesis/bin/python benchmarks/genesis_speed.py --least 2048 --most 8192 --most-pictures 8192
     .venv-genesis/bin/python benchmarks/genesis_speed.py --device cuda --most 8192
 
 All play the demo suite: random motions in chunks of five and, where there are pictures, two cameras after
 every chunk. A rate is control steps (50 ms, ten physics steps) per second: of CPU time, summed over all
 processes, and of wall time, which means something on an idle machine only. With a GPU only the second is
-printed.
+printed. Memory is this process's, resident, while the scene stands.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--least", type=int, default=1, help="environments")
     parser.add_argument("--most", type=int, default=1024, help="environments")
     parser.add_argument("--most-pictures", type=int, default=64, help="likewise, with pictures on the CPU")
     parser.add_argument("--workers", type=int, default=1, help="of the MuJoCo pool")
@@ -100,20 +102,22 @@ def main() -> None:
             factory, kwargs, num_slots=48, num_workers=arguments.workers, chunk_size=CHUNK
         ) as pool:
             print(line("MuJoCo", 48, cameras, play(pool, 20), False), flush=True)
-        count = 1
+        count = arguments.least
         while count <= (arguments.most if on_gpu or not cameras else arguments.most_pictures):
             with GenesisEnv(
                 num_slots=count, chunk_size=CHUNK, cameras=cameras, image_size=SIZE, device=arguments.device
             ) as env:
-                rates = play(env, 4 if count >= 256 else 12)
+                rates = play(env, 2 if count >= 2048 else 4 if count >= 256 else 12)
                 took = env.seconds
                 total = took.physics + took.control + took.predicates + took.pictures
                 shares = ", ".join(
                     f"{name} {100 * getattr(took, name) / total:.0f} %"
                     for name in ("physics", "control", "predicates", "pictures")
                 )
-                print(f"{line('Genesis', count, cameras, rates, on_gpu)}  {shares}", flush=True)
-            count *= 4
+                mib = psutil.Process().memory_info().rss / 2**20
+                row = line("Genesis", count, cameras, rates, on_gpu)
+                print(f"{row}  {shares}; {mib:.0f} MiB", flush=True)
+            count *= 4 if count < 1024 else 2
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 # split alone, so no two splits can ever share a start state, whatever the random numbers are.
 LATTICE_M = 1e-4
 LATTICE_MODULUS = 8
-_RESIDUES: dict[Split, tuple[int, ...]] = {
+RESIDUES: dict[Split, tuple[int, ...]] = {
     "train": (0, 1, 2, 3, 4, 5),
     "select": (6,),
     "test": (7,),
@@ -71,7 +71,7 @@ class StartState:
         """
         first, last = round(low / LATTICE_M), round(high / LATTICE_M)
         points = np.arange(first, last + 1)
-        points = points[np.isin(points % LATTICE_MODULUS, _RESIDUES[self.split])]
+        points = points[np.isin(points % LATTICE_MODULUS, RESIDUES[self.split])]
         if not len(points):
             raise ValueError(
                 f"[{low}, {high}] m holds no {self.split} lattice point; widen it to at least "
@@ -82,19 +82,19 @@ class StartState:
     def simulator_seed(self) -> int:
         """A seed below 2**31 for simulators that draw the start themselves; its residue is the split's."""
         generator = self.generator("simulator seed")
-        residue = generator.choice(_RESIDUES[self.split])
+        residue = generator.choice(RESIDUES[self.split])
         return int(generator.integers(2**31 // LATTICE_MODULUS)) * LATTICE_MODULUS + int(residue)
 
 
 def split_of_seed(seed: int) -> Split:
-    """The split to which a `simulator_seed` belongs."""
-    return next(split for split in SPLITS if seed % LATTICE_MODULUS in _RESIDUES[split])
+    """The split to which a seed belongs: a `simulator_seed`, or any whose residue is one of its split's."""
+    return next(split for split in SPLITS if seed % LATTICE_MODULUS in RESIDUES[split])
 
 
 def split_of_lattice(value_m: float) -> Split:
     """The split to which a lattice coordinate (metres) belongs."""
     residue = round(value_m / LATTICE_M) % LATTICE_MODULUS
-    return next(split for split in SPLITS if residue in _RESIDUES[split])
+    return next(split for split in SPLITS if residue in RESIDUES[split])
 
 
 def counter_generator(*key: str | int) -> np.random.Generator:

@@ -99,11 +99,37 @@ class EnvConfig:
             raise ValueError(f"--env.device is {self.device}, but {self.name} runs on the CPU: leave it out")
 
 
-def perturbations(name: str) -> dict[str, str]:
-    """Kinds of perturbation that a simulator's environments know, and what each does."""
+def perturbations(name: str, suite: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Kinds of perturbation that a suite's environments know, with what each does; those missing, and why.
+
+    Raises:
+        ValueError: if there is no such suite.
+    """
     if name == "genesis":
-        return {kind: tabletop.KINDS[kind] for kind in genesis.KINDS}
-    return {**(tabletop.KINDS if name == "tabletop" else {}), **perturb.KINDS}
+        scene = {kind: tabletop.KINDS[kind] for kind in genesis.KINDS}
+        why = "changes the picture alone, which is not done in Genesis"
+        missing = {kind: why for kind in tabletop.KINDS if kind not in scene}
+        wrapped = dict.fromkeys(
+            perturb.KINDS, "is put around single environments, and Genesis plays all at once"
+        )
+        return {**scene, **perturb.PARAPHRASE}, {**missing, **wrapped}
+    if name == "tabletop":
+        return {**tabletop.KINDS, **perturb.PARAPHRASE, **perturb.KINDS}, {}
+    kinds = perturb.of_simulator(name, suite)
+    known = {**kinds.known, **perturb.PARAPHRASE, **perturb.KINDS}
+    return {kind: about for kind, about in known.items() if kind not in kinds.missing}, dict(kinds.missing)
+
+
+def require_perturbation(kind: str, name: str, suite: str) -> None:
+    """Refuse a perturbation that a suite does not know.
+
+    Raises:
+        ValueError: saying why there is none, or naming the nearest.
+    """
+    known, missing = perturbations(name, suite)
+    if kind in missing:
+        raise ValueError(f"{name}, suite {suite}, has no perturbation {kind!r}: {missing[kind]}")
+    require_known(kind, ["none", *known], f"perturbation of {name}")
 
 
 def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, Any]]:
@@ -125,7 +151,9 @@ def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, An
         kwargs["prepare"] = prepare
     if kind == "none":
         return target, kwargs
-    require_known(kind, ["none", *perturbations(config.name)], f"perturbation of {config.name}")
+    require_perturbation(kind, config.name, config.suite)
+    if kind in perturb.PARAPHRASE:
+        return target, {**kwargs, "paraphrase": "heldout"}
     if kind in perturb.KINDS:
         whole = dataclasses.replace(config, tasks=())  # a wrong instruction may be any of the suite's
         return "regrip.sim.perturb:with_perturbation", {

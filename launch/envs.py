@@ -57,8 +57,8 @@ class ShowOptions:
     """`regrip envs show`.
 
     Attributes:
-        task: ``suite/task``.
-        env: the simulator.
+        task: ``suite/task``; of a mapping of your own ``path/to/my.toml/task``.
+        env: the simulator; a .toml file is always Gymnasium's.
         starts: how many start states.
         size: of a picture, pixels.
         out: folder of the contact sheet and the video.
@@ -171,22 +171,18 @@ def first_pictures(
 def show(options: ShowOptions) -> int:
     """Write a contact sheet of a task's start states and a video of its expert; both of the train split."""
     environments.require_known(options.env, list(environments.FACTORIES), "simulator")
-    if "/" not in options.task:
-        raise ValueError(
-            f"task {options.task!r} is not of the form suite/task, for instance demo/lift_red: "
-            "`regrip envs` lists all"
-        )
-    suite, task = options.task.split("/", 1)
-    config = EnvConfig(name=options.env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
-    environments.task_names(config)  # refuses what does not exist before anything is started
+    suite, task = split_task(options.task)
+    env = "gymnasium" if suite.endswith(".toml") else options.env
+    config = EnvConfig(name=env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
+    [name] = environments.task_names(config)  # refuses what does not exist before anything is started
     config = environments.native(config)
-    starts = [StartState(options.task, "train", index) for index in range(options.starts)]
+    starts = [StartState(name, "train", index) for index in range(options.starts)]
     pictures, sentences = first_pictures(config, starts)
     make_folder(options.out)
-    sheet = options.out / f"{options.env}-{suite}-{task}.png"
+    sheet = options.out / f"{env}-{name.replace('/', '-')}.png"
     write_durably(sheet, png(contact_sheet(pictures)))
-    print(f"{options.task}: {sentences[0]}\n{len(starts)} start states: {sheet}")
-    if not environments.has_expert(config, options.task):
+    print(f"{name}: {sentences[0]}\n{len(starts)} start states: {sheet}")
+    if not environments.has_expert(config, name):
         print("nobody demonstrates this task: it has no scripted expert")
         return 0
     one = dataclasses.replace(config, slots=1, workers=1)
@@ -199,6 +195,24 @@ def show(options: ShowOptions) -> int:
     ended = "succeeds" if demonstration.episode.outcome.success else "FAILS"
     print(f"the expert {ended} after {len(demonstration.episode)} steps: {video}")
     return 0
+
+
+def split_task(text: str) -> tuple[str, str]:
+    """The suite, by name or as the path of a .toml file, and the task.
+
+    Raises:
+        ValueError: if there are not both.
+    """
+    file, dot, task = text.rpartition(".toml/")
+    suite = f"{file}.toml" if dot else ""
+    if not dot:
+        suite, _, task = text.partition("/")
+    if not suite or not task:
+        raise ValueError(
+            f"task {text!r} is not of the form suite/task, for instance demo/lift_red or my.toml/stack: "
+            "`regrip envs` lists all"
+        )
+    return suite, task
 
 
 def skeleton(options: SkeletonOptions) -> int:

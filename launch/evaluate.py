@@ -184,7 +184,7 @@ def main(args: Sequence[str]) -> int:
     starts = eval_starts(
         environments.task_names(config), options.split, options.episodes_per_task, options.seed
     )
-    kinds = perturbations(options.perturb, config.name)
+    kinds = perturbations(options.perturb, config)
     if kinds:
         from .robustness import measure_robustness
 
@@ -231,20 +231,19 @@ def measure_modes(
     return measure(config, published, policy.spec, played, policy_name=policy_name, seconds=seconds), played
 
 
-def perturbations(wanted: str, simulator: str) -> tuple[str, ...]:
+def perturbations(wanted: str, config: EnvConfig) -> tuple[str, ...]:
     """The kinds that `--perturb` names; none for ``none``.
 
     Raises:
-        ValueError: if a kind does not exist there, naming the nearest.
+        ValueError: if a kind does not exist there, saying why or naming the nearest.
     """
-    known = environments.perturbations(simulator)
     if wanted == "none":
         return ()
     if wanted == "all":
-        return tuple(known)
+        return tuple(environments.perturbations(config.name, config.suite)[0])
     kinds = tuple(part.strip() for part in wanted.split(","))
     for kind in kinds:
-        environments.require_known(kind, ["none", "all", *known], f"perturbation of {simulator}")
+        environments.require_perturbation(kind, config.name, config.suite)
     return kinds
 
 

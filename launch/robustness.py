@@ -39,19 +39,28 @@ def measure_robustness(
             changed, policy, published, starts, (mode,), options.policy, label=f"{kind}, "
         )
         found[kind].save(out.with_name(f"{out.stem}-{kind}.json"))
-    print_robustness(found, mode)
+    print_robustness(found, mode, whole=options.perturb == "all")
     print(f"results: {out.with_name(out.stem)}-*.json")
     return found
 
 
-def print_robustness(found: Mapping[str, Measurement], mode: str, console: Console | None = None) -> None:
-    """Success by kind, and the difference from the undisturbed episodes, paired on start states."""
+def print_robustness(
+    found: Mapping[str, Measurement], mode: str, whole: bool, console: Console | None = None
+) -> None:
+    """Success by kind, and the difference from the undisturbed episodes, paired on start states.
+
+    Args:
+        found: by kind, ``none`` first.
+        mode: how the policy acted.
+        whole: every kind was asked for, so those that the simulator has not are named.
+        console: where to.
+    """
     console = console or Console()
     if not console.is_terminal:
         console.width = 150
     plain = found["none"]
     env = plain.environment
-    about = environments.perturbations(env["name"])
+    about, missing = environments.perturbations(env["name"], env["suite"])
     table = Table(title=f"{plain.policy} on {env['name']}/{env['suite']}, {plain.split} split, {mode}")
     for name in ("changed", "success [95 %]", "against none, points [95 %]"):
         table.add_column(name, justify="left" if name == "changed" else "right", no_wrap=True)
@@ -65,6 +74,8 @@ def print_robustness(found: Mapping[str, Measurement], mode: str, console: Conso
         low, high = 100 * change.interval.low, 100 * change.interval.high
         points = f"{100 * change.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
         table.add_row(kind, str(outcomes.rate), points, about[kind])
+    for kind, why in missing.items() if whole else ():
+        table.add_row(kind, "not available", "", why)
     console.print(table)
     for kind in CONTROLS:
         if kind in found:

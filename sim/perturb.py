@@ -2,13 +2,16 @@
 
 The kinds follow LIBERO-Plus (arXiv 2510.13626) and LIBERO-PRO (arXiv 2510.03827). ``silent`` and ``wrong``
 are controls, not disturbances: a policy whose success they leave alone does not listen to its instruction.
-What moves things in the scene is the simulator's own affair; see `tabletop.perturb`.
+What changes the scene is the simulator's own affair (see `tabletop.perturb` and `look`); which of that there
+is in each of the public ones, and why not the rest, is listed here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ from numpy.typing import NDArray
 from ..datasets.spec import RobotSpec
 from ..datasets.starts import StartState, counter_generator
 from .env import Env, EnvStep
+from .look import Look
+from .wording import unknown
 from .worker import resolve
 
 KINDS = {
@@ -24,6 +29,124 @@ KINDS = {
     "silent": "no instruction at all (a control: success should fall)",
     "wrong": "the instruction of another task (a control: success should fall)",
 }
+PARAPHRASE = {"paraphrase": "the same instruction in words that training never used"}
+_CAMERAS = {
+    "camera": "cameras that stand moved by up to 4 cm and turned by up to 3 degrees on each axis, those on "
+    "the hand 5 mm and 2"
+}
+_LIGHT = {
+    "light": "lamps and ambient light scaled by 0.4 to 1.5, the lamps tinted and moved by up to 40 degrees"
+}
+_SURFACE = {"background": "what things stand on is tinted with another colour"}
+_TILES = {"texture": "what things stand on is tiled"}
+_NOT_OURS = {
+    "layout": "the package places the objects, and how far apart they may be is part of its tasks",
+    "distractors": "the package builds its scenes whole",
+}
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What can be changed in a simulator's suite.
+
+    Attributes:
+        known: kind to what it does, without those of `KINDS` and `PARAPHRASE`.
+        missing: kind to why there is none.
+    """
+
+    known: Mapping[str, str]
+    missing: Mapping[str, str]
+
+
+def of_simulator(simulator: str, suite: str) -> Kinds:
+    """What the environments of a public simulator can change, and what they cannot."""
+    if simulator == "gymnasium":
+        from .gym.tasks import perturbations
+
+        known, missing = perturbations(suite)
+        about = {**_CAMERAS, **_LIGHT, **_SURFACE, **_TILES}
+        return Kinds({kind: about[kind] for kind in known}, {**missing, **_NOT_OURS})
+    pictures = {**_CAMERAS, **_LIGHT, **_SURFACE, **_TILES}
+    if simulator == "metaworld":
+        return Kinds(
+            {**pictures, "robot": "the hand starts up to 5 cm aside on each axis (never in training)"},
+            _NOT_OURS,
+        )
+    if simulator == "robosuite":
+        return Kinds(
+            {
+                **pictures,
+                "robot": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
+            },
+            _NOT_OURS,
+        )
+    if simulator == "libero":
+        return Kinds(
+            {**pictures, "robot": "the arm starts up to 0.1 rad aside in each joint (never in training)"},
+            {**_NOT_OURS, "paraphrase": "the package has no wording that training could not have used"},
+        )
+    if simulator == "maniskill":
+        return Kinds(
+            {
+                **pictures,
+                "robot": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
+            },
+            _NOT_OURS,
+        )
+    raise ValueError(
+        unknown(
+            "simulator with perturbations of this kind",
+            simulator,
+            ["gymnasium", "libero", "maniskill", "metaworld", "robosuite"],
+        )
+    )
+
+
+def require(simulator: str, suite: str, kind: str) -> None:
+    """Refuse a perturbation that a suite does not know.
+
+    Raises:
+        ValueError: saying why there is none, or naming the nearest.
+    """
+    if kind == "none":
+        return
+    kinds = of_simulator(simulator, suite)
+    if kind in kinds.missing:
+        raise ValueError(f"{simulator}, suite {suite}, has no perturbation {kind!r}: {kinds.missing[kind]}")
+    if kind not in kinds.known:
+        raise ValueError(unknown(f"perturbation of {simulator}", kind, ["none", *kinds.known]))
+
+
+def save(look: Look | None) -> list[Any] | None:
+    """A perturbed episode's look for a snapshot; None if nothing is perturbed."""
+    if look is None or look.kind == "none":
+        return None
+    return [look.kind, dataclasses.asdict(look.start)]
+
+
+def load(saved: list[Any] | None, kind: str) -> Look | None:
+    """The look that `save` was given.
+
+    Raises:
+        ValueError: if it is of another kind than the environment's.
+    """
+    theirs = "none" if saved is None else str(saved[0])
+    require_same(theirs, kind)
+    return None if saved is None else Look(theirs, StartState(**saved[1]))
+
+
+def require_same(theirs: str, mine: str) -> None:
+    """Refuse a snapshot of an environment that was changed otherwise.
+
+    Raises:
+        ValueError: if it was.
+    """
+    if theirs != mine:
+        raise ValueError(
+            f"snapshot is of an environment with perturb {theirs!r}, this one has {mine!r}: make it alike"
+        )
+
+
 _NOISE = (0.02, 0.08)
 _CONTRAST = 0.25
 

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from ...datasets.spec import RobotSpec
 from ...datasets.starts import StartState
+from .. import perturb as perturbations
 from ..demonstrate import Expert
 from ..env import EnvStep
+from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase, unknown
 from .experts import EXPERTS
 from .mapping import Task
@@ -59,6 +61,7 @@ class GymEnv:
         control_mode: str | None = None,
         paraphrase: Paraphrase = "canonical",
         render: Render = "fast",
+        perturb: str = "none",
     ) -> None:
         """Read the mapping; nothing is built before the first `reset`.
 
@@ -70,6 +73,7 @@ class GymEnv:
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
             render: of MuJoCo scenes: ``fast`` for software rendering, or ``stock``, as the package draws.
+            perturb: ``none``, or a kind of `sim.perturb` that is known in this suite.
 
         Raises:
             ValueError: if an argument is not one of these, or the mapping does not make sense.
@@ -92,6 +96,8 @@ class GymEnv:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if render not in ("fast", "stock"):
             raise ValueError(unknown("way to render", render, ["fast", "stock"]))
+        perturbations.require("gymnasium", suite, perturb)
+        self._perturb = perturb
         self._size = image_size
         self._paraphrase: Paraphrase = paraphrase
         self._render: Render = render
@@ -204,7 +210,10 @@ class GymEnv:
         assert task is not None, "who plays has a task"
         from .frames import draw  # which wants gymnasium
 
-        return draw(host, self._mapping, task.name, self._mapping.view(camera), self._size, self._render)
+        assert self._start is not None, "who plays has a start"
+        look = Look(self._perturb, self._start)
+        view = self._mapping.view(camera)
+        return draw(host, self._mapping, task.name, view, self._size, self._render, look)
 
     def expert(self) -> Expert:
         """A scripted expert for the present episode, from its present state on.
@@ -230,6 +239,7 @@ class GymEnv:
             "format": _SNAPSHOT,
             "suite": self._mapping.name,
             "start": [start.task, start.split, start.index, start.seed],
+            "perturb": self._perturb,
             "instruction": self.instruction,
             "digest": self._digest(),
         }
@@ -251,6 +261,7 @@ class GymEnv:
             raise ValueError(
                 f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite"
             )
+        perturbations.require_same(header.get("perturb", "none"), self._perturb)
         self.reset(StartState(*header["start"]))
         for action in np.frombuffer(body, "<f4").astype(np.float32).reshape(-1, len(self._low)):
             self.step(action)
@@ -304,6 +315,7 @@ def make(
     control_mode: str | None = None,
     paraphrase: Paraphrase = "canonical",
     render: Render = "fast",
+    perturb: str = "none",
 ) -> GymEnv:
     """`GymEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.gym.env:make``."""
-    return GymEnv(suite, cameras, image_size, control_mode, paraphrase, render)
+    return GymEnv(suite, cameras, image_size, control_mode, paraphrase, render, perturb)

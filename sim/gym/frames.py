@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..look import Look
 from ..wording import unknown
 from .host import Host
 from .mapping import Mapping, MappingError, View
@@ -14,8 +15,10 @@ from .mapping import Mapping, MappingError, View
 Render = Literal["fast", "stock"]
 
 
-def draw(host: Host, mapping: Mapping, task: str, view: View, size: int, render: Render) -> NDArray[np.uint8]:
-    """One RGB frame (size,size,3).
+def draw(
+    host: Host, mapping: Mapping, task: str, view: View, size: int, render: Render, look: Look
+) -> NDArray[np.uint8]:
+    """One RGB frame (size,size,3); of a MuJoCo scene, changed as `look` says.
 
     Raises:
         MappingError: if there is no such camera, method or observation; if what is there is no picture.
@@ -25,7 +28,8 @@ def draw(host: Host, mapping: Mapping, task: str, view: View, size: int, render:
     if view.kind in ("mujoco", "free"):
         from .studio import studio_for
 
-        frame = studio_for(host, (mapping.source, task, size, render)).draw(host, mapping, view, where)
+        studio = studio_for(host, mapping, (mapping.source, task, size, render, look.kind == "texture"))
+        frame = studio.draw(host, mapping, view, where, look)
     elif view.kind == "method":
         method = host.below(view.source)
         if not callable(method):

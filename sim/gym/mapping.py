@@ -160,6 +160,8 @@ class Mapping:
         diverges_with: exceptions, ``module:Class``, by which the environment says that its simulation has
             blown up; the episode is then invalid.
         skip: methods, below the unwrapped environment, that draw pictures nobody looks at.
+        surface: bodies or geometries that things stand on, for perturbations; empty if there are none.
+        surface_textured: they have textures, which may be changed.
     """
 
     name: str
@@ -181,6 +183,8 @@ class Mapping:
     simulator: str = ""
     diverges_with: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    surface: tuple[str, ...] = ()
+    surface_textured: bool = False
 
     def view(self, name: str) -> View:
         """The view of a camera.
@@ -220,7 +224,7 @@ def read(path: Path) -> Mapping:
 
 _SUITE = (
     *("name", "modules", "install", "envhub", "repeat", "settle", "settle_action", "simulator", "skip"),
-    "diverges_with",
+    *("diverges_with", "surface", "surface_textured"),
     *("markers", "robot", "action", "state", "privileged", "cameras", "tasks"),
     *("id", "kwargs", "max_steps", "success"),  # for all tasks that give none of their own
 )
@@ -278,6 +282,8 @@ class _Reader:
             simulator=self.get(data, "simulator", str, ""),
             diverges_with=self.texts(data, "diverges_with"),
             skip=self.texts(data, "skip"),
+            surface=self.texts(data, "surface"),
+            surface_textured=self.get(data, "surface_textured", bool, False),
         )
 
     def robot(self, table: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import look as looks
+from ..look import Look
 from ..wording import unknown
 from .frames import Render
 from .host import Host
@@ -36,24 +38,34 @@ class RenderError(RuntimeError):
     """No OpenGL on this machine."""
 
 
-def studio_for(host: Host, key: tuple[str, str, int, Render]) -> Studio:
-    """The studio for a mapping's file, a task, a size and a quality; a new one if the scene has grown."""
+def studio_for(host: Host, mapping: Mapping, key: tuple[str, str, int, Render, bool]) -> Studio:
+    """A file's, a task's, of a size, a quality, tiled or not; a new one if the scene has grown."""
     model, _ = host.simulator()
     whole = (*key, *(getattr(model, name) for name in _SIZES))
     if whole not in _studios:
-        _studios[whole] = Studio(model, key[2], key[3])
+        _studios[whole] = Studio(model, mapping, key[2], key[3], key[4])
     return _studios[whole]
 
 
 class Studio:
     """A renderer, and copies of a model and a state to draw from."""
 
-    def __init__(self, model: mujoco.MjModel, size: int, render: Render) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, mapping: Mapping, size: int, render: Render, tiled: bool
+    ) -> None:
         self._model = copy.copy(model)
         self._data = mujoco.MjData(self._model)
         self._renderer = _open_renderer(self._model, size, render)
+        self._surface: list[int] = []
+        if mapping.surface:
+            try:
+                self._surface = looks.surface(self._model, mapping.surface)
+                if tiled:
+                    looks.tile(self._model, self._renderer._mjr_context, self._surface, tiled)
+            except ValueError as error:
+                raise MappingError(f"{mapping.source}: surface: {error}") from error
 
-    def draw(self, host: Host, mapping: Mapping, view: View, where: str) -> NDArray[np.uint8]:
+    def draw(self, host: Host, mapping: Mapping, view: View, where: str, look: Look) -> NDArray[np.uint8]:
         model, data = self._model, self._data
         theirs, their_data = host.simulator()
         for name in _VISIBLE:
@@ -72,10 +84,11 @@ class Studio:
                 names = [model.site(i).name for i in range(model.nsite)]
                 raise MappingError(f"{mapping.source}: markers: {unknown('site', site, names)}")
             data.site_xpos[number] = host.vector(place, ("x", "y", "z"), f"markers.{site}")
-        self._renderer.update_scene(data, self._camera(view, where))
-        return np.array(self._renderer.render(), dtype=np.uint8)
+        with looks.changed(look, model, data, self._surface):
+            self._renderer.update_scene(data, self._camera(view, where, look))
+            return np.array(self._renderer.render(), dtype=np.uint8)
 
-    def _camera(self, view: View, where: str) -> str | mujoco.MjvCamera:
+    def _camera(self, view: View, where: str, look: Look) -> str | mujoco.MjvCamera:
         if view.kind == "mujoco":
             names = [self._model.camera(i).name for i in range(self._model.ncam)]
             if view.source not in names:
@@ -85,6 +98,11 @@ class Studio:
         camera.type = mujoco.mjtCamera.mjCAMERA_FREE
         camera.distance, camera.azimuth, camera.elevation = view.place[:3]
         camera.lookat[:] = view.place[3:]
+        if look.kind == "camera":
+            shift, turn = look.camera(view.name, rides=False)
+            camera.lookat[:] += shift
+            camera.azimuth += np.degrees(turn[1])
+            camera.elevation += np.degrees(turn[0])
         return camera
 
 

@@ -81,7 +81,7 @@ def build(task: Task) -> Stage:
         if error.filename is None:
             raise
         raise FileNotFoundError(assets.lacking([str(error.filename)], where)) from error
-    return Stage(env, lambda env, start: begin(env, task, start), look)
+    return Stage(env, lambda env, start, aside: begin(env, task, start, aside), look)
 
 
 STAGES = Stages(build)
@@ -104,8 +104,10 @@ def evaluation_starts(package_name: str) -> NDArray[np.float64]:
     return read_starts(_package / "init_files" / f"{package_name}.pruned_init")
 
 
-def begin(env: Any, task: Task, start: StartState) -> None:
+def begin(env: Any, task: Task, start: StartState, aside: NDArray[np.float64] | None) -> None:
     """A stored start for the test split, one of the package's placement sampler else; then settle.
+
+    Before it settles the arm's joints are moved by `aside` (7,) rad.
 
     Raises:
         ValueError: if the test split has no such start.
@@ -123,6 +125,8 @@ def begin(env: Any, task: Task, start: StartState) -> None:
         env.sim.set_state_from_flattened(evaluation_starts(task.package_name)[start.index])
     else:
         _shift_objects(env, start)
+    if aside is not None:
+        env.sim.data.qpos[env.robots[0]._ref_joint_pos_indexes] += aside
     env.sim.forward()
     env._check_success()
     env._post_process()

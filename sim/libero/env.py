@@ -43,6 +43,7 @@ def make(
     control_mode: Literal["ee_delta"] = "ee_delta",
     paraphrase: Paraphrase = "canonical",
     render: Literal["fast", "stock"] = "fast",
+    perturb: str = "none",
 ) -> PandaEnv:
     """An environment from JSON-able arguments; a worker calls it as ``regrip.sim.libero.env:make``.
 
@@ -53,6 +54,7 @@ def make(
         control_mode: ``ee_delta``, the only one that LIBERO is played with.
         paraphrase: ``canonical`` sentences, or ``train``, which adds the problem file's own wording.
         render: ``stock`` for the package's own pixels, ``fast`` for tuned ones.
+        perturb: ``none``, or a kind of `sim.perturb` that is known here.
 
     Raises:
         ValueError: if an argument is not one of these.
@@ -63,7 +65,8 @@ def make(
         raise ValueError(f"LIBERO has no control mode {control_mode!r}: set control_mode to 'ee_delta'")
     if paraphrase == "heldout":
         raise ValueError("LIBERO has no held-out wordings: set paraphrase to 'canonical' or 'train'")
-    return PandaEnv("libero", suite, tasks, _stages, robot_spec(cameras, image_size), paraphrase, render)
+    spec = robot_spec(cameras, image_size)
+    return PandaEnv("libero", suite, tasks, _stages, spec, paraphrase, render, perturb)
 
 
 def robot_spec(cameras: Sequence[str] = CAMERAS, image_size: int = 128) -> RobotSpec:

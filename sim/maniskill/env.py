@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
+from .. import perturb as perturbations
 from ..env import EnvStep
+from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase
 from . import control
 from .tasks import SUITES, Task, episode_seed, load, unknown
@@ -40,6 +42,7 @@ MODES = {"ee_delta": "pd_ee_delta_pose", "joint_position": "pd_joint_pos"}
 RENDERS = ("fast", "stock")
 _SNAPSHOT = "regrip maniskill 1"
 _NUM_OBJECTS = 3
+_ROBOT_RAD = 0.1
 _PREPARED: set[str] = set()  # tasks of which this process has built one
 
 PRIVILEGED_NAMES = (
@@ -70,6 +73,7 @@ class ManiSkillEnv:
         control_mode: str = "ee_delta",
         paraphrase: Paraphrase = "canonical",
         render: str = "fast",
+        perturb: str = "none",
     ) -> None:
         """Prepare a suite; nothing is built before the first `reset`.
 
@@ -81,6 +85,7 @@ class ManiSkillEnv:
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
             render: ``fast`` or ``stock`` pictures; physics are the same.
+            perturb: ``none``, or a kind of `sim.perturb` that is known here.
 
         Raises:
             ValueError: if an argument is not one of these.
@@ -102,6 +107,8 @@ class ManiSkillEnv:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if render not in RENDERS:
             raise ValueError(unknown("kind of rendering", render, list(RENDERS)))
+        perturbations.require("maniskill", suite, perturb)
+        self._perturb = perturb
         self._suite = suite
         self._paraphrase: Paraphrase = paraphrase
         self._image_size = image_size
@@ -134,7 +141,10 @@ class ManiSkillEnv:
         if start.task_name not in self._tasks:
             raise ValueError(unknown(f"task of suite {self._suite!r}", start.task_name, list(self._tasks)))
         task = self._tasks[start.task_name]
-        self._build(task).reset(episode_seed(start))
+        aside = None
+        if self._perturb == "robot":
+            aside = start.generator("perturb", "robot").uniform(-_ROBOT_RAD, _ROBOT_RAD, 7)
+        self._build(task).reset(episode_seed(start), Look(self._perturb, start), aside)
         phrases = task.phrases(self._paraphrase)
         self._start, self._actions, self._over = start, [], False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
@@ -232,6 +242,7 @@ class ManiSkillEnv:
                 "format": _SNAPSHOT,
                 "suite": self._suite,
                 "control_mode": self.spec.control_mode,
+                "perturb": self._perturb,
                 "start": dataclasses.asdict(self._start),
                 "instruction": self.instruction,
                 "actions": base64.b64encode(actions).decode(),
@@ -252,6 +263,7 @@ class ManiSkillEnv:
                 f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite and "
                 "control mode"
             )
+        perturbations.require_same(saved.get("perturb", "none"), self._perturb)
         actions = np.frombuffer(base64.b64decode(saved["actions"]), np.float32)
         self.reset(StartState(**saved["start"]))
         for action in actions.reshape(-1, self.spec.action_dim):
@@ -299,13 +311,14 @@ def make(
     paraphrase: Paraphrase = "canonical",
     render: Literal["fast", "stock"] = "fast",
     prepare: bool = False,
+    perturb: str = "none",
 ) -> ManiSkillEnv:
     """`ManiSkillEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.maniskill.env:make``.
 
     With `prepare` the package and its renderer are loaded here and now, once in a process, not at the first
     reset: some 20 s of a core.
     """
-    env = ManiSkillEnv(suite, cameras, image_size, control_mode, paraphrase, render)
+    env = ManiSkillEnv(suite, cameras, image_size, control_mode, paraphrase, render, perturb)
     if prepare:
         env.prepare()
     return env

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..explosion import exploded
+from ..look import Look
+from .dress import dress
 from .meshes import lighten
 
 Render = Literal["fast", "stock"]
@@ -72,9 +74,21 @@ class Stage:
             ) from error
         self.env: Any = env.unwrapped
 
-    def reset(self, seed: int) -> None:
-        """Begin the package's episode of this seed; it depends on nothing that was played before."""
+    def reset(self, seed: int, look: Look, aside: NDArray[np.float64] | None = None) -> None:
+        """Begin the package's episode of this seed; it depends on nothing that was played before.
+
+        Args:
+            seed: of the package.
+            look: how its pictures shall differ from the package's.
+            aside: (7,) rad from where the arm's joints would start.
+        """
         self.env.reset(seed=seed, options={"reconfigure": True})
+        if aside is not None:
+            joints = self.env.agent.robot.get_qpos().clone()
+            joints[0, :7] += torch.as_tensor(aside, dtype=joints.dtype)
+            self.env.agent.robot.set_qpos(joints)
+            self.env.agent.controller.reset()  # its targets are where the arm is
+        dress(self.env, look)
         if self._fast:
             for scene in self.env.scene.sub_scenes:
                 lighten(scene)

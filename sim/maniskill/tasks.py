@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...datasets.starts import LATTICE_MODULUS, Split, StartState
+from ...datasets.starts import LATTICE_MODULUS, RESIDUES, StartState
 from .. import wording
 from ..wording import PARAPHRASES, Paraphrase
 
@@ -159,9 +159,6 @@ SUITES: dict[str, tuple[str, ...]] = {
 # What the package offers on a table but ships no meshes for.
 NEED_ASSETS = ("AssemblingKits", "PickClutterYCB", "PickSingleYCB", "TurnFaucet")
 
-# Residues of the package's seed modulo 8, as with the lattice of `datasets.starts`.
-_RESIDUES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5), "select": (6,), "test": (7,)}
-
 
 def load(suite: str) -> dict[str, Task]:
     """The tasks of a suite by name.
@@ -186,18 +183,13 @@ def sentences(suite: str, paraphrase: Paraphrase | None = None) -> list[str]:
 
 
 def episode_seed(start: StartState) -> int:
-    """The package's seed in [0, 2^31) for the episode that `start` names.
+    """The package's seed in [0, 2^31) for the episode that `start` names; `split_of_seed` tells its split.
 
-    Its residue modulo 8 belongs to the start's split, so no two splits share a seed.
+    It is drawn otherwise than `StartState.simulator_seed`, and stays so: measured episodes begin with it.
     """
-    generator, residues = start.generator("layout"), _RESIDUES[start.split]
+    generator, residues = start.generator("layout"), RESIDUES[start.split]
     high = int(generator.integers(2**31 // LATTICE_MODULUS))
     return high * LATTICE_MODULUS + int(generator.choice(residues))
-
-
-def split_of_seed(seed: int) -> Split:
-    """The split to which a seed of the package belongs."""
-    return next(split for split, residues in _RESIDUES.items() if seed % LATTICE_MODULUS in residues)
 
 
 def has_expert(suite: str, task: str) -> bool:

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
+from .. import perturb as perturbations
 from ..env import EnvStep
+from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase, unknown
 from .tasks import Task, draw_layout, load
 
@@ -38,6 +40,7 @@ _PACKAGE_RATE_HZ = 80.0
 _STEP_MAX_M = 0.01  # how far one of the package's steps moves the set-point at action 1
 _OPENING_MAX_M = 0.1
 _HAND_LOW_M, _HAND_HIGH_M = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
+_ROBOT_M = 0.05
 _SNAPSHOT = "regrip metaworld 1"
 
 PRIVILEGED_NAMES = (
@@ -70,6 +73,7 @@ class MetaWorldEnv:
         control_mode: str = "ee_delta",
         paraphrase: Paraphrase = "canonical",
         render: str = "fast",
+        perturb: str = "none",
     ) -> None:
         """Prepare a suite; nothing is built before the first `reset`.
 
@@ -81,6 +85,7 @@ class MetaWorldEnv:
             paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start
                 state) or ``heldout`` paraphrases.
             render: ``fast`` for software rendering, or ``stock``, with the package's own quality settings.
+            perturb: ``none``, or a kind of `sim.perturb` that is known here.
 
         Raises:
             ValueError: if an argument is not one of these.
@@ -104,8 +109,11 @@ class MetaWorldEnv:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if render not in ("fast", "stock"):
             raise ValueError(unknown("way to render", render, ["fast", "stock"]))
+        perturbations.require("metaworld", suite, perturb)
         self._suite = suite
         self._render = render
+        self._perturb = perturb
+        self._look: Look | None = None
         self._paraphrase: Paraphrase = paraphrase
         self.spec = robot_spec(cameras, image_size)
         self.privileged_names = PRIVILEGED_NAMES
@@ -133,10 +141,18 @@ class MetaWorldEnv:
         if start.task_name not in self._tasks:
             raise ValueError(unknown(f"task of suite {self._suite!r}", start.task_name, list(self._tasks)))
         task = self._tasks[start.task_name]
-        self._take_stage(task).reset(draw_layout(start, *self._take_stage(task).reset_space))
+        stage = self._take_stage(task)
+        stage.reset(draw_layout(start, *stage.reset_space), self._hand_aside(start))
+        self._look = Look(self._perturb, start)
         phrases = task.phrases(self._paraphrase)
         self._steps, self._over = 0, False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
+
+    def _hand_aside(self, start: StartState) -> NDArray[np.float64] | None:
+        """(3,) metres; the package's hand never starts anywhere but at its place."""
+        if self._perturb != "robot":
+            return None
+        return start.generator("perturb", "robot").uniform(-_ROBOT_M, _ROBOT_M, 3)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step (25 ms); `action` (4,) is clipped to the spec's limits.
@@ -184,7 +200,7 @@ class MetaWorldEnv:
         sizes = {item.name: item.height for item in self.spec.cameras}
         if camera not in sizes:
             raise ValueError(unknown("camera of this environment", camera, list(sizes)))
-        return self._on_stage().render(camera, sizes[camera], fast=self._render == "fast")
+        return self._on_stage().render(camera, sizes[camera], self._render == "fast", self._look)
 
     def expert(self) -> Expert:
         """The package's scripted policy for the present episode, from its present state on."""
@@ -201,6 +217,7 @@ class MetaWorldEnv:
         header = {
             "format": _SNAPSHOT,
             "suite": self._suite,
+            "perturb": perturbations.save(self._look),
             "task": self._task.name,
             "instruction": self.instruction,
             "steps": self._steps,
@@ -221,7 +238,9 @@ class MetaWorldEnv:
             raise ValueError(
                 f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite"
             )
+        look = perturbations.load(header.get("perturb"), self._perturb)
         self._take_stage(self._tasks[header["task"]]).load(body)
+        self._look = look
         self._steps, self._over = header["steps"], header["over"]
         self.instruction = header["instruction"]
 
@@ -273,9 +292,10 @@ def make(
     control_mode: Literal["ee_delta"] = "ee_delta",
     paraphrase: Paraphrase = "canonical",
     render: str = "fast",
+    perturb: str = "none",
 ) -> MetaWorldEnv:
     """`MetaWorldEnv` from JSON-able arguments; a worker calls it as ``regrip.sim.metaworld.env:make``."""
-    return MetaWorldEnv(suite, tuple(cameras), image_size, control_mode, paraphrase, render)
+    return MetaWorldEnv(suite, tuple(cameras), image_size, control_mode, paraphrase, render, perturb)
 
 
 def robot_spec(cameras: Sequence[str] = CAMERAS, image_size: int = 64) -> RobotSpec:

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # pyright: ignore[reportMissingImports]
 from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
 
+from .. import look as looks
 from ..explosion import exploded
+from ..look import Look
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _FAST = {"offsamples": 0, "shadowsize": 0, "numslices": 10, "numstacks": 6}
 _MODEL_FIELDS = ("body_pos", "site_pos")  # what the package writes into its models
+_SURFACE = ("table",)
 
 
 class RenderError(RuntimeError):
@@ -52,7 +55,8 @@ class Stage:
         self.policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
         self.observation: NDArray[np.float64] = np.zeros(0)
         self.actor: Actor | None = None
-        self._renderers: dict[tuple[int, bool], mujoco.Renderer] = {}
+        self._renderers: dict[tuple[int, bool, bool], mujoco.Renderer] = {}
+        self._surface = looks.surface(self.env.model, _SURFACE)
         quality = self.env.model.vis.quality
         self._stock = {name: getattr(quality, name) for name in _FAST}
         self.env._partially_observable = False
@@ -77,9 +81,16 @@ class Stage:
             self.actor.leave()
         self.actor = actor
 
-    def reset(self, layout: NDArray[np.float64]) -> None:
-        """Begin an episode; it depends on nothing that was played before."""
+    def reset(self, layout: NDArray[np.float64], aside: NDArray[np.float64] | None = None) -> None:
+        """Begin an episode; it depends on nothing that was played before.
+
+        Args:
+            layout: of the package's reset space.
+            aside: (3,) metres from where the package puts the hand; None for there.
+        """
         self.load(self._first)
+        if aside is not None:
+            self.env.hand_init_pos = self.env.hand_init_pos + aside
         self.env._last_rand_vec = layout.copy()
         self.observation, _ = self.env.reset()
         self._settle()
@@ -105,23 +116,28 @@ class Stage:
         action: NDArray[np.float32] = self.policy.get_action(self.observation.copy())
         return np.clip(action, -1.0, 1.0)
 
-    def render(self, camera: str, size: int, fast: bool = True) -> NDArray[np.uint8]:
+    def render(
+        self, camera: str, size: int, fast: bool = True, look: Look | None = None
+    ) -> NDArray[np.uint8]:
         """One frame (size,size,3), oriented as in the package's own renderings.
 
         Args:
             camera: one of the package's.
             size: pixels.
             fast: without anti-aliasing, shadows and mirrors, with coarse round shapes; ten times the rate.
+            look: how it differs from the package's.
 
         Raises:
             RenderError: if there is no OpenGL.
         """
-        renderer = self._renderers.get((size, fast)) or self._open_renderer(size, fast)
-        renderer.update_scene(self.env.data, camera)
+        tiled = look is not None and look.kind == "texture"
+        renderer = self._renderers.get((size, fast, tiled)) or self._open_renderer(size, fast, tiled)
+        with looks.changed(look, self.env.model, self.env.data, self._surface):
+            renderer.update_scene(self.env.data, camera)
         frame: NDArray[np.uint8] = renderer.render()
         return frame
 
-    def _open_renderer(self, size: int, fast: bool) -> mujoco.Renderer:
+    def _open_renderer(self, size: int, fast: bool, tiled: bool) -> mujoco.Renderer:
         model = self.env.model
         for name, value in (_FAST if fast else self._stock).items():
             setattr(model.vis.quality, name, value)
@@ -138,7 +154,9 @@ class Stage:
         if fast:
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._renderers[size, fast] = renderer
+        if tiled:
+            looks.tile(model, renderer._mjr_context, self._surface, tiled)
+        self._renderers[size, fast, tiled] = renderer
         return renderer
 
     def save(self) -> bytes:

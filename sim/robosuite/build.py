@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robosuite.environments import base  # pyright: ignore[reportMissingImports]
 
@@ -31,14 +32,19 @@ def build(task: Task) -> Stage:
         hard_reset=False,
         seed=_BUILDING_SEED,
     )
-    return Stage(env, lambda env, start: begin(env, task, start), lambda env: look(env, task))
+    return Stage(env, lambda env, start, aside: begin(env, task, start, aside), lambda env: look(env, task))
 
 
 STAGES = Stages(build)
 
 
-def begin(env: Any, task: Task, start: StartState) -> None:
-    """The package's own reset, its generator keyed by the start; one x moved to the split's lattice."""
+def begin(env: Any, task: Task, start: StartState, aside: NDArray[np.float64] | None) -> None:
+    """The package's own reset, its generator keyed by the start; one x moved to the split's lattice.
+
+    The package adds its own noise (0.02 rad) to where the arm's joints start, wherever that is.
+    """
+    if aside is not None:
+        env.robots[0].init_qpos = env.robots[0].init_qpos + aside
     seed = int(start.generator("reset").integers(2**63))
     env.rng.bit_generator.state = np.random.PCG64(seed).state  # placement samplers hold this very generator
     env.reset()

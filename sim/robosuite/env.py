@@ -55,6 +55,7 @@ def make(
     control_mode: Literal["ee_delta"] = "ee_delta",
     paraphrase: Paraphrase = "canonical",
     render: Literal["fast", "stock"] = "fast",
+    perturb: str = "none",
 ) -> RobosuiteEnv:
     """An environment from JSON-able arguments; a worker calls it as ``regrip.sim.robosuite.env:make``.
 
@@ -66,6 +67,7 @@ def make(
         paraphrase: ``canonical`` sentences, ``train`` (canonical or a paraphrase, drawn by the start state)
             or ``heldout`` paraphrases.
         render: ``stock`` for the package's own pixels, ``fast`` for tuned ones.
+        perturb: ``none``, or a kind of `sim.perturb` that is known here.
 
     Raises:
         ValueError: if an argument is not one of these.
@@ -77,7 +79,7 @@ def make(
             f"robosuite has no control mode {control_mode!r} here: set control_mode to 'ee_delta'"
         )
     spec = robot_spec(cameras, image_size)
-    return RobosuiteEnv("robosuite", suite, tasks, _stages, spec, paraphrase, render)
+    return RobosuiteEnv("robosuite", suite, tasks, _stages, spec, paraphrase, render, perturb)
 
 
 def robot_spec(cameras: Sequence[str] = CAMERAS, image_size: int = 64) -> RobotSpec:

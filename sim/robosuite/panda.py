@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
+from .. import perturb as perturbations
 from ..env import EnvStep
+from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase, unknown
 from .tasks import Task
 
@@ -28,6 +30,7 @@ CONTROL_RATE_HZ = 20.0
 PROFILES = ("fast", "stock")
 _STEP_MAX_M, _TURN_MAX_RAD = 0.05, 0.5  # the controller's output at action 1
 _FINGER_MAX_M = 0.04
+_ROBOT_RAD = 0.1
 
 PRIVILEGED_NAMES = (
     *(f"object.{c}" for c in "xyz"),
@@ -59,6 +62,7 @@ class PandaEnv:
         spec: RobotSpec,
         paraphrase: Paraphrase,
         render: Profile,
+        perturb: str = "none",
     ) -> None:
         """Prepare a suite; nothing of the package is imported before the first `reset`.
 
@@ -70,18 +74,22 @@ class PandaEnv:
             spec: see `robot_spec`.
             paraphrase: which wording of the instructions is used.
             render: the package's own pixels, or fast ones.
+            perturb: ``none``, or a kind of `sim.perturb` that is known there.
 
         Raises:
-            ValueError: if there is no such wording or kind of picture.
+            ValueError: if there is no such wording, kind of picture or perturbation.
         """
         if paraphrase not in PARAPHRASES:
             raise ValueError(unknown("kind of paraphrase", paraphrase, list(PARAPHRASES)))
         if render not in PROFILES:
             raise ValueError(unknown("kind of rendering", render, list(PROFILES)))
+        perturbations.require(package, suite, perturb)
         self._format = f"regrip {package} 1"
         self._suite, self._tasks, self._open_stages = suite, tasks, open_stages
         self._paraphrase: Paraphrase = paraphrase
         self._profile: Profile = render
+        self._perturb = perturb
+        self._look: Look | None = None
         self.spec = spec
         self.privileged_names = PRIVILEGED_NAMES
         self.privileged_dim = len(PRIVILEGED_NAMES)
@@ -107,10 +115,17 @@ class PandaEnv:
         if start.task_name not in self._tasks:
             raise ValueError(unknown(f"task of suite {self._suite!r}", start.task_name, list(self._tasks)))
         task = self._tasks[start.task_name]
-        self._take_stage(task).reset(start)
+        self._take_stage(task).reset(start, self._aside(start))
+        self._look = Look(self._perturb, start)
         phrases = task.phrases(self._paraphrase)
         self._steps, self._over = 0, False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
+
+    def _aside(self, start: StartState) -> NDArray[np.float64] | None:
+        """(7,) radians from where the arm's joints would start."""
+        if self._perturb != "robot":
+            return None
+        return start.generator("perturb", "robot").uniform(-_ROBOT_RAD, _ROBOT_RAD, 7)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step (50 ms); `action` (7,) is clipped to the spec's limits.
@@ -155,7 +170,7 @@ class PandaEnv:
         known = {item.name: item for item in self.spec.cameras}
         if camera not in known:
             raise ValueError(unknown("camera of this environment", camera, list(known)))
-        frame = self._on_stage().render(camera, known[camera].height, self._profile)
+        frame = self._on_stage().render(camera, known[camera].height, self._profile, self._look)
         return frame[:, ::-1].copy() if known[camera].orientation == "mirrored" else frame
 
     def snapshot(self) -> bytes:
@@ -165,6 +180,7 @@ class PandaEnv:
         header = {
             "format": self._format,
             "suite": self._suite,
+            "perturb": perturbations.save(self._look),
             "task": self._task.name,
             "instruction": self.instruction,
             "steps": self._steps,
@@ -185,7 +201,9 @@ class PandaEnv:
             raise ValueError(
                 f"snapshot is of {theirs}, this environment is {mine}: make it with the same suite"
             )
+        look = perturbations.load(header.get("perturb"), self._perturb)
         self._take_stage(self._tasks[header["task"]]).load(body)
+        self._look = look
         self._steps, self._over = header["steps"], header["over"]
         self.instruction = header["instruction"]
 

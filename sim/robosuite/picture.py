@@ -9,7 +9,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import look as looks
+from ..look import Look
+
 Profile = Literal["fast", "stock"]
+# Some scenes have a table (or bins), some only a floor.
+_SURFACE = ("table", "bin1", "floor")
 
 
 class RenderError(RuntimeError):
@@ -22,10 +27,12 @@ class Pictures:
     def __init__(self, sim: Any) -> None:
         """Take a package's simulation (its ``MjSim``)."""
         self._sim = sim
-        self._fast: dict[int, mujoco.Renderer] = {}
+        self._surface = looks.surface(sim.model._model, _SURFACE)
+        self._fast: dict[tuple[int, bool], mujoco.Renderer] = {}
         self._stock: Any = None
+        self._stock_tiled = False
 
-    def take(self, camera: str, size: int, profile: Profile) -> NDArray[np.uint8]:
+    def take(self, camera: str, size: int, profile: Profile, look: Look | None = None) -> NDArray[np.uint8]:
         """One upright frame (size,size,3).
 
         Args:
@@ -33,12 +40,16 @@ class Pictures:
             size: height and width in pixels.
             profile: ``stock`` gives the package's own pixels; ``fast`` draws without anti-aliasing, shadows,
                 mirrors and sky, with coarse round shapes.
+            look: how it differs from the package's.
 
         Raises:
             RenderError: if there is no OpenGL.
         """
+        tiled = look is not None and look.kind == "texture"
+        take = self._take_stock if profile == "stock" else self._take_fast
         try:
-            return self._take_stock(camera, size) if profile == "stock" else self._take_fast(camera, size)
+            with looks.changed(look, self._sim.model._model, self._sim.data._data, self._surface):
+                return take(camera, size, tiled)
         # What is missing decides which of these PyOpenGL and mujoco raise.
         except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise RenderError(
@@ -48,13 +59,13 @@ class Pictures:
                 "Then `regrip doctor` checks it."
             ) from error
 
-    def _take_fast(self, camera: str, size: int) -> NDArray[np.uint8]:
-        renderer = self._fast.get(size) or self._open_fast(size)
+    def _take_fast(self, camera: str, size: int, tiled: bool) -> NDArray[np.uint8]:
+        renderer = self._fast.get((size, tiled)) or self._open_fast(size, tiled)
         renderer.update_scene(self._sim.data._data, camera, _visual_geometry(mujoco.MjvOption()))
         frame: NDArray[np.uint8] = renderer.render()
         return frame
 
-    def _open_fast(self, size: int) -> mujoco.Renderer:
+    def _open_fast(self, size: int, tiled: bool) -> mujoco.Renderer:
         model = self._sim.model._model
         quality = model.vis.quality
         names = ("offsamples", "shadowsize", "numslices", "numstacks")
@@ -72,10 +83,12 @@ class Pictures:
             mujoco.mjtRndFlag.mjRND_SKYBOX,
         ):
             renderer.scene.flags[flag] = 0
-        self._fast[size] = renderer
+        if tiled:
+            looks.tile(model, renderer._mjr_context, self._surface, tiled)
+        self._fast[size, tiled] = renderer
         return renderer
 
-    def _take_stock(self, camera: str, size: int) -> NDArray[np.uint8]:
+    def _take_stock(self, camera: str, size: int, tiled: bool) -> NDArray[np.uint8]:
         if self._stock is None:
             from robosuite.utils.binding_utils import (  # pyright: ignore[reportMissingImports]
                 MjRenderContextOffscreen,
@@ -88,6 +101,9 @@ class Pictures:
                 del self._sim.forward
             _visual_geometry(self._stock.vopt)
         self._stock.gl_ctx.make_current()  # another task's may be
+        if tiled != self._stock_tiled:
+            looks.tile(self._sim.model._model, self._stock.con, self._surface, tiled)
+            self._stock_tiled = tiled
         frame: NDArray[np.uint8] = self._sim.render(width=size, height=size, camera_name=camera)
         return np.ascontiguousarray(frame[::-1])
 

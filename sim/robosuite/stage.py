@@ -18,9 +18,12 @@ from robosuite.utils import transform_utils  # pyright: ignore[reportMissingImpo
 
 from ...datasets.starts import LATTICE_M, LATTICE_MODULUS, StartState
 from ..explosion import exploded
+from ..look import Look
 from .picture import Pictures, Profile
 from .state import Memory
 from .tasks import Task
+
+Array = NDArray[np.float64]
 
 # A process keeps so many built tasks, a suite of LIBERO; each of those takes 0.3 to 0.6 GB.
 MOST_STAGES = 10
@@ -52,13 +55,14 @@ class Stage:
     """
 
     def __init__(
-        self, env: Any, begin: Callable[[Any, StartState], None], look: Callable[[Any], Things]
+        self, env: Any, begin: Callable[[Any, StartState, Array | None], None], look: Callable[[Any], Things]
     ) -> None:
         """Take a package's environment, just built.
 
         Args:
             env: built alike in every process.
-            begin: resets it to a start; what it draws, it draws from the start.
+            begin: resets it to a start, the arm's joints moved by some (7,) rad; what it draws, it draws from
+                the start.
             look: where the things of the task are.
         """
         self.env = env
@@ -76,10 +80,10 @@ class Stage:
             self.actor.leave()
         self.actor = actor
 
-    def reset(self, start: StartState) -> None:
-        """Begin an episode; it depends on nothing that was played before."""
+    def reset(self, start: StartState, aside: Array | None = None) -> None:
+        """Begin an episode, the arm's joints moved by `aside` (7,) rad; it depends on nothing before."""
         self._memory.load(self._first)
-        self._begin(self.env, start)
+        self._begin(self.env, start, aside)
 
     def step(self, action: NDArray[np.float64]) -> bool:
         """One control step, action (7,) in [-1, 1]; True when the package says success."""
@@ -107,9 +111,9 @@ class Stage:
     def things(self) -> Things:
         return self._look(self.env)
 
-    def render(self, camera: str, size: int, profile: Profile) -> NDArray[np.uint8]:
+    def render(self, camera: str, size: int, profile: Profile, look: Look | None) -> NDArray[np.uint8]:
         """One upright frame (size,size,3)."""
-        return self._pictures.take(camera, size, profile)
+        return self._pictures.take(camera, size, profile, look)
 
     def save(self) -> bytes:
         return self._memory.save()

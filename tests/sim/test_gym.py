@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from test_gym_mapping import GOOD, write
 
 from regrip.datasets.protocols import StepResult
 from regrip.datasets.starts import StartState
-from regrip.launch import environments
+from regrip.launch import cli, environments
 from regrip.launch.environments import EnvConfig
 from regrip.sim.gym.env import GymEnv, make
 from regrip.sim.gym.frames import fit
@@ -460,3 +461,19 @@ def test_a_skeleton_can_be_played_as_it_is(tmp_path: Path, wanted: list[str]) ->
 def test_a_skeleton_of_nothing_names_the_nearest() -> None:
     with pytest.raises(RuntimeError, match=r"Did you mean: `CartPole`.*--modules MODULE"):
         ask(None, ".sim.gym.skeleton", ["CartPol-v1"])
+
+
+def test_a_task_of_a_mapping_of_ones_own_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REGRIP_GYMNASIUM_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, *sys.path])))
+    suite, out = write(tmp_path, GOOD), tmp_path / "out"
+    line = ["envs", "show", f"{suite}/go", "--starts", "3", "--size", "32", "--out", str(out)]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    assert "mine/go: go to the goal" in said
+    assert "no scripted expert" in said
+    assert (out / "gymnasium-mine-go.png").stat().st_size > 100
+    assert cli.main(["envs", "show", f"{suite}/gp", "--out", str(out)]) == 1
+    assert "did you mean 'mine/go'" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from regrip.sim.gym import tasks
 from regrip.sim.gym.env import make
 from regrip.sim.gym.experts import EXPERTS
 from regrip.sim.gym.mapping import MappingError, read
+from regrip.sim.maniskill import tasks as maniskill
 
 GOOD = """
 modules = ["toy_gym"]
@@ -165,3 +166,11 @@ def test_seeds_of_a_split_differ() -> None:
     seeds = [StartState("suite/task", "train", index).simulator_seed() for index in range(2000)]
     assert len(set(seeds)) == 2000
     assert {seed % 8 for seed in seeds} == {0, 1, 2, 3, 4, 5}
+
+
+def test_seeds_that_measured_episodes_began_with_stay() -> None:
+    fetch = [StartState("fetch/push", split, 3).simulator_seed() for split in SPLITS]
+    assert fetch == [1966663435, 1640397734, 1934195007]
+    cubes = [maniskill.episode_seed(StartState("cubes/PickCube", split, 3)) for split in SPLITS]
+    assert cubes == [563456949, 1210650870, 751525503]
+    assert [split_of_seed(seed) for seed in (*fetch, *cubes)] == [*SPLITS, *SPLITS]

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -262,6 +263,20 @@ def test_without_assets_a_reset_says_what_to_supply(monkeypatch: pytest.MonkeyPa
             opened.receive([0])
 
 
+@needs_libero
+def test_without_assets_a_killed_worker_is_replaced_and_says_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(assets.VARIABLE, raising=False)
+    with open_pool(num_slots=1) as opened:
+        for _ in range(2):
+            os.kill(opened.worker_pids[0], signal.SIGKILL)
+            opened.reset([0], [SPATIAL])
+            with pytest.raises(FileNotFoundError, match=f"set {assets.VARIABLE} to their folder"):
+                opened.receive([0])
+        assert [incident.kind for incident in opened.incidents] == ["died", "died"]
+
+
 # With the package and assets
 
 
@@ -367,6 +382,32 @@ def test_a_snapshot_continues_bit_for_bit_in_another_process(pool: WorkerPool) -
         second.restore(slots, saved)
         second.receive(slots)
         assert go_on(second) == expected
+
+
+@needs_assets
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "kind"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "hung")])
+def test_a_worker_that_is_lost_in_an_episode_changes_nothing(sent: signal.Signals, kind: str) -> None:
+    starts, slots = [SPATIAL, StartState(SPATIAL.task, "train", 4)], [0, 1]
+
+    def play_through(where: WorkerPool, lose: bool) -> list[bytes]:
+        result = begin(where, slots, starts)
+        shown = [answer_bytes(result, row) for row in slots]
+        for number in range(3):
+            where.step(slots, chunks_of(starts, number))
+            if lose and number == 1:
+                os.kill(where.worker_pids[0], sent)
+            result = where.receive(slots)
+            shown = [before + answer_bytes(result, row) for row, before in enumerate(shown)]
+        return shown
+
+    with WorkerPool(
+        FACTORY, {"suite": "libero_spatial", "image_size": 48}, num_slots=2, num_workers=2, chunk_size=4,
+        python=PYTHON, deadline_s=60.0,
+    ) as opened:  # fmt: skip
+        expected = play_through(opened, lose=False)
+        assert play_through(opened, lose=True) == expected
+        assert kind in [incident.kind for incident in opened.incidents]
 
 
 @needs_assets

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from regrip.datasets.protocols import StepResult
 from regrip.datasets.spec import RobotSpec
-from regrip.datasets.starts import StartState
+from regrip.datasets.starts import StartState, split_of_seed
 from regrip.launch import environments
 from regrip.launch.environments import EnvConfig
 from regrip.sim.demonstrate import demonstrate
@@ -156,7 +156,7 @@ def test_no_two_splits_share_a_seed() -> None:
     for split in ("train", "select", "test"):
         for index in range(300):
             seeds.append(tasks.episode_seed(StartState(PICK.task, split, index)))
-            assert tasks.split_of_seed(seeds[-1]) == split
+            assert split_of_seed(seeds[-1]) == split
             assert 0 <= seeds[-1] < 2**31
     assert len(set(seeds)) == len(seeds)
 
