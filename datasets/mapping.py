@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .aliases import ALIASES
+from .aliases import renames
+from .edits import from_json
 from .ledger import DataError, Ledger, Loss, Problem
 from .recording import (
     Contents,
@@ -110,12 +111,8 @@ class SetMapping:
 
 def propose(contents: Contents, conventions: Conventions | None = None) -> SetMapping:
     """The mapping that changes nothing but names which are known aliases (openpi's ``actions``, ...)."""
-    streams: dict[str, StreamMapping] = {}
-    for key in contents.streams:
-        new = ALIASES.get(key, key)
-        if new in streams or (new != key and new in contents.streams):
-            new = key  # the set has both: keep them apart
-        streams[new] = StreamMapping((key,))
+    names = renames(contents.streams)
+    streams = {names.get(key, key): StreamMapping((key,)) for key in contents.streams}
     return SetMapping(streams, conventions=conventions)
 
 
@@ -132,9 +129,9 @@ class Mapped:
 
     def __init__(self, base: Source, mapping: SetMapping) -> None:
         if mapping.edits:
-            from .views import view_of
+            from .views import make_view
 
-            base = view_of(base, mapping.edits)
+            base = make_view(base, [from_json(edit, base.path) for edit in mapping.edits])
         self.base, self.mapping = base, mapping
         self.format, self.path = base.format, base.path
         self.problems: Sequence[Problem] = base.problems

@@ -212,10 +212,17 @@ class Source(Protocol):
         problems: what was found wrong when it was opened, and what of that could be repaired in reading.
     """
 
-    format: str
-    path: str
-    contents: Contents
-    problems: Sequence[Problem]
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def contents(self) -> Contents: ...
+
+    @property
+    def problems(self) -> Sequence[Problem]: ...
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -243,7 +250,8 @@ class RowAccess(Protocol):
     Each stream has rows 0..N-1 of its own over all episodes, those of one episode being neighbours.
     """
 
-    contents: Contents
+    @property
+    def contents(self) -> Contents: ...
 
     def __len__(self) -> int:
         """Number of episodes."""

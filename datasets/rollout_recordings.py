@@ -46,7 +46,7 @@ def recordings_of(rollouts: Rollouts, spec: RobotSpec, policy: str) -> Iterator[
         spec: of the robot; its control rate gives the times.
         policy: who played, in words.
     """
-    for row in np.flatnonzero(~rollouts.invalid):
+    for row in np.flatnonzero(~rollouts.invalid).tolist():
         valid = rollouts.valid[row]  # (D,H)
         decisions = np.flatnonzero(valid.any(-1))
         first = np.concatenate([[0], np.cumsum(valid.sum(-1))])[decisions]
