@@ -150,7 +150,8 @@ def convert(
     format, source = get_format(job.to), job.open()
     assert format.create is not None
     journal = Journal(job, resume)
-    ledger = Ledger(format.plan(source.contents, job.options) if format.plan else [])
+    planned = format.plan(source.contents, job.options) if format.plan else []
+    ledger = Ledger()
     written = Ledger()  # what the sink itself finds out
     sink = format.create(job.destination, source.contents, job.options, written)
     try:
@@ -176,6 +177,10 @@ def convert(
         raise
     finally:
         source.close()
+    for loss in planned:
+        # A plan says what encoding there may be; whether there was, the writing says.
+        if loss.what not in ("re-encoded", "decoded"):
+            ledger.add(loss)
     _store(job, ledger, len(source))
     journal.remove()
     return ledger

@@ -18,6 +18,7 @@ from ..datasets.ledger import DataError, Loss
 from ..datasets.mapping import Mapped, SetMapping, propose
 from ..datasets.recording import Contents
 from .config import parse_options
+from .data_edit import make_console
 from .data_verify import read_back
 from .mapping_file import mapping_text, read_mapping
 from .progress import Progress
@@ -70,7 +71,7 @@ def main(args: Sequence[str]) -> int:
         options=WriteOptions(options.images, options.quality, options.video_codec, options.crf),
         mapping=read_mapping(options.mapping) if options.mapping else None,
     )
-    console = Console()
+    console = make_console()
     source = open_source(job.source, job.source_format)
     mapping = job.mapping or propose(source.contents)
     mapped = Mapped(source, mapping)

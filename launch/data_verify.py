@@ -17,6 +17,7 @@ from ..datasets.ledger import Ledger
 from ..datasets.mapping import Mapped, propose
 from ..datasets.verify import Depth, Verified, verify
 from .config import parse_options
+from .data_edit import make_console
 from .mapping_file import read_mapping
 from .progress import Progress
 
@@ -47,7 +48,7 @@ def main(args: Sequence[str]) -> int:
     source = open_source(options.first)
     mapping = read_mapping(options.mapping) if options.mapping else propose(source.contents)
     ledger = Ledger() if options.strict else (read_ledger(options.second) or Ledger())
-    console = Console()
+    console = make_console()
     return read_back(console, Mapped(source, mapping), options.second, "", ledger, options.images)
 
 
