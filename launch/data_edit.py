@@ -191,8 +191,8 @@ def print_view(console: Console, view: View) -> None:
     for problem in view.problems:
         console.print(f"problem: {problem}", highlight=False)
     for loss in view.losses():
-        count = f"{loss.episodes} episodes" + (f", {loss.rows} rows" if loss.rows else "")
-        console.print(f"{loss.stream or 'the set'}: {loss.what}, {loss.detail} ({count})", highlight=False)
+        size = f"{loss.episodes} episodes" + (f", {loss.rows} rows" if loss.rows else "")
+        console.print(f"{loss.stream or 'the set'}: {loss.what}, {loss.detail} ({size})", highlight=False)
 
 
 def _operations(options: EditOptions, count: int) -> list[Operation]:
