@@ -77,15 +77,27 @@ def choose(text: str, episodes: Episodes) -> list[int]:
     parsed = parse(text)
     if isinstance(parsed, Condition):
         return [episode for episode in range(len(episodes)) if _holds(parsed, episodes, episode)]
+    return numbered(text, len(episodes))
+
+
+def numbered(text: str, count: int) -> list[int]:
+    """The episodes that ranges name, in their order.
+
+    Raises:
+        DataError: they are no ranges, or there is no such episode among `count`.
+    """
+    parsed = parse(text)
+    if isinstance(parsed, Condition):
+        raise DataError(f"{text!r} is no range of episodes", _HELP)
     chosen: set[int] = set()
     for part in parsed:
         if isinstance(part, slice):
-            chosen.update(range(*part.indices(len(episodes))))
-        elif -len(episodes) <= part < len(episodes):
-            chosen.add(part % len(episodes))
+            chosen.update(range(*part.indices(count)))
+        elif -count <= part < count:
+            chosen.add(part % count)
         else:
             raise DataError(
-                f"there is no episode {part}: the set has {len(episodes)}, 0 to {len(episodes) - 1}",
+                f"there is no episode {part}: the set has {count}, 0 to {count - 1}",
                 "correct the choice of episodes",
             )
     return sorted(chosen)

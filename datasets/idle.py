@@ -108,7 +108,10 @@ class TrimIdle:
                 found.update({key: [] for key in keys if key not in found})
                 stride, held = 2 * stride, held // 2
         return {
-            key: tuple(self.fraction * _quantile(column, self.quantile) for column in np.concatenate(parts).T)
+            key: tuple(
+                float(f"{self.fraction * _quantile(column, self.quantile):.6g}")
+                for column in np.concatenate(parts).T
+            )
             for key, parts in found.items()
             if parts
         }

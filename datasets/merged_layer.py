@@ -76,9 +76,14 @@ class Merged:
 
     def _parts(
         self, key: str, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[Layer, NDArray[np.intp], NDArray[np.int64]]]:
-        """Layer, places among the rows asked for, rows of the layer."""
+    ) -> Iterator[tuple[Layer, NDArray[np.intp] | None, NDArray[np.int64]]]:
+        """Layer, places among the rows asked for (None: all of them), rows of the layer."""
         starts = self._starts(key)
+        if len(rows):  # most often neighbours, all of one set
+            first = int(np.searchsorted(starts, rows[0], side="right")) - 1
+            if first < len(self.sets) and starts[first] <= rows.min() and rows.max() < starts[first + 1]:
+                yield self.sets[first], None, rows - starts[first]
+                return
         which = np.searchsorted(starts, rows, side="right") - 1
         for index in np.unique(which):
             places = np.flatnonzero(which == index)
@@ -88,13 +93,19 @@ class Merged:
         spec = self.contents.streams[key]
         out = np.empty((len(rows), *spec.shape), spec.dtype)
         for layer, places, below in self._parts(key, rows):
-            out[places] = layer.vectors(key, below)
+            found = layer.vectors(key, below)
+            if places is None:
+                return found
+            out[places] = found
         return out
 
     def times(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         out = np.empty(len(rows))
         for layer, places, below in self._parts(key, rows):
-            out[places] = layer.times(key, below)
+            found = layer.times(key, below)
+            if places is None:
+                return found
+            out[places] = found
         return out
 
     def image(self, key: str, row: int) -> NDArray[Any]:

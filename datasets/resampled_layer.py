@@ -14,7 +14,6 @@ from .changing import find
 from .layers import Layer
 from .ledger import DataError, Ledger, Loss
 from .recording import Contents, Recording
-from .resampling import POLICIES, PickedFrames, Policy, resample
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Resample:
     def __post_init__(self) -> None:
         if (self.rate_hz is None) == (not self.master) or not 0 < (self.rate_hz or 1) <= 1e6:
             raise DataError(f"rate {self.rate_hz}, master {self.master!r}", "give a rate in Hz, or a stream")
+        if not self.policies:
+            return
+        from .resampling import POLICIES  # with scipy, which is slow to import
+
         for key, policy in self.policies.items():
             if policy not in POLICIES:
                 there = ", ".join(POLICIES)
@@ -90,6 +93,8 @@ class Resampled:
         return len(self.base)
 
     def __getitem__(self, episode: int) -> Recording:
+        from .resampling import Policy, resample
+
         recording = self.base[episode]
         policies: dict[str, Policy] = dict(self.op.policies)  # type: ignore[arg-type]  # checked when made
         try:
@@ -129,6 +134,8 @@ class Resampled:
     def _compute(self) -> None:
         if self._bounds:
             return
+        from .resampling import PickedFrames
+
         specs = self.contents.streams
         times: dict[str, list[NDArray[Any]]] = {key: [] for key in specs}
         values: dict[str, list[NDArray[Any]]] = {key: [] for key in specs}
@@ -139,8 +146,8 @@ class Resampled:
                     values[key].append(np.asarray(track.rows))
                 elif specs[key].kind != "text":
                     first = int(self.base.bounds(key)[episode, 0])
-                    whole = not isinstance(track.rows, PickedFrames)
-                    index = np.arange(len(track)) if whole else track.rows.index  # type: ignore[union-attr]
+                    rows = track.rows
+                    index = rows.index if isinstance(rows, PickedFrames) else np.arange(len(track))
                     values[key].append(first + index)
         for key, spec in specs.items():
             counts = [self._counts[episode].get(key, 0) for episode in range(len(self))]

@@ -19,7 +19,7 @@ from .edited_layers import Changed, Chosen, CutRows
 from .edits import Operation, to_json
 from .idle import TrimIdle
 from .layers import Ground, Layer, numbers
-from .ledger import DataError, Loss, Problem
+from .ledger import DataError, Ledger, Loss, Problem
 from .merged_layer import Merged
 from .recording import Contents, Recording, Source
 from .resampled_layer import Resample, Resampled
@@ -84,7 +84,7 @@ class View:
 
     def losses(self) -> list[Loss]:
         """What the operations lose, for the ledger of a conversion. Reads the numbers that cuts depend on."""
-        return self.layer.losses()
+        return Ledger(self.layer.losses()).losses
 
 
 class RowView(View):

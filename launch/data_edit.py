@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datasets.changing import Drop, Rename, Resize, Retask, Select
-from ..datasets.choosing import parse
+from ..datasets.choosing import numbered, parse
 from ..datasets.cutting import Every, Trim, leading
 from ..datasets.edits import Operation
 from ..datasets.formats import open_source
@@ -45,7 +45,8 @@ class EditOptions:
         format: of the set, if it is not to be found by looking.
         keep: episodes to keep: ``0:10,15,-1``, or a condition: ``success=true``, ``task=pick*``,
             ``rows>=20``, ``seconds<30``, ``split=train``, ``about.operator=ann``. Of several, all must hold.
-        delete: episodes to leave out, in the same words; any of several is enough.
+        delete: episodes to leave out, in the same words; any of several is enough. Numbers are those of the
+            set, whatever else is left out.
         retask: ``old=new`` for each, or one YAML or JSON file of ``old: new``.
         rename: ``old=new`` keys of streams.
         drop: keys of streams to leave out.
@@ -109,6 +110,7 @@ class EditOptions:
 
 def main(args: Sequence[str]) -> int:
     """`regrip data edit`."""
+    require_once(args)
     options = parse_options(
         EditOptions, args, prog="regrip data edit", description="Edit a set without copying it."
     )
@@ -116,7 +118,7 @@ def main(args: Sequence[str]) -> int:
         require_out(options.out)
     source = open_source(options.source, options.format)
     try:
-        operations = _operations(options)
+        operations = _operations(options, len(source))
         if not operations:
             raise DataError("no edit was asked for", "name one, such as --keep success=true; see --help")
         base = Base(source, options.source.name)
@@ -155,17 +157,20 @@ def print_cuts(console: Console, source: Source, view: View, *, every: bool) -> 
         key = leading(before)
         if before.get(key, 0) != after.get(key, 0):
             lost.append((came, f"{before[key]} -> {after.get(key, 0)} rows", recording.task))
-    gone = [(episode, "left out", "") for episode in range(len(source)) if episode not in stays]
+    gone = [episode for episode in range(len(source)) if episode not in stays]
     if not every and not lost:
         return
-    rows = sorted([*lost, *gone])
-    table = Table(title=f"{len(lost)} of {len(source)} episodes are cut, {len(gone)} left out")
+    said = f"{len(lost)} of {len(source)} episodes are cut, {len(gone)} left out"
+    console.print(f"{said}: {as_ranges(gone)}" if gone else said, highlight=False)
+    if not lost:
+        return
+    table = Table()
     for column in ("episode", "rows", "task"):
         table.add_column(column, justify="right" if column != "task" else "left")
-    for came, what, task in rows[:_SHOWN]:
+    for came, what, task in sorted(lost)[:_SHOWN]:
         table.add_row(str(came), what, task[:60])
-    if len(rows) > _SHOWN:
-        table.add_row("...", f"{len(rows) - _SHOWN} more", "")
+    if len(lost) > _SHOWN:
+        table.add_row("...", f"{len(lost) - _SHOWN} more", "")
     console.print(table)
 
 
@@ -186,15 +191,13 @@ def print_view(console: Console, view: View) -> None:
     for problem in view.problems:
         console.print(f"problem: {problem}", highlight=False)
     for loss in view.losses():
-        count = f"{loss.episodes} episodes" + (f", {loss.rows} rows" if loss.rows else "")
-        console.print(f"{loss.stream or 'the set'}: {loss.what}, {loss.detail} ({count})", highlight=False)
+        size = f"{loss.episodes} episodes" + (f", {loss.rows} rows" if loss.rows else "")
+        console.print(f"{loss.stream or 'the set'}: {loss.what}, {loss.detail} ({size})", highlight=False)
 
 
-def _operations(options: EditOptions) -> list[Operation]:
+def _operations(options: EditOptions, count: int) -> list[Operation]:
     """What was asked for, in the order in which it is done."""
-    done: list[Operation] = [Keep(text) for text in options.keep]
-    if options.delete:
-        done += _deletes(options.delete)
+    done = _chosen(options.keep, options.delete, count)
     if options.retask:
         done.append(Retask(_tasks(options.retask)))
     if options.rename:
@@ -245,11 +248,42 @@ def _operations(options: EditOptions) -> list[Operation]:
     return done
 
 
-def _deletes(texts: Sequence[str]) -> list[Operation]:
-    """Numbers first and all at once: the numbers of the second choice are those before the first."""
-    ranges = [text for text in texts if isinstance(parse(text), list)]
-    conditions: list[Operation] = [Delete(text) for text in texts if text not in ranges]
-    return [*([Delete(",".join(ranges))] if ranges else []), *conditions]
+def _chosen(keep: Sequence[str], delete: Sequence[str], count: int) -> list[Operation]:
+    """The choice of episodes; numbers come first, while they are those of the set."""
+    kept = [text for text in keep if isinstance(parse(text), list)]
+    gone = [text for text in delete if isinstance(parse(text), list)]
+    done: list[Operation] = []
+    if len(kept) > 1 or (kept and gone):
+        stays = set(range(count)).intersection(*(numbered(text, count) for text in kept))
+        stays = stays.difference(*(numbered(text, count) for text in gone))
+        if not stays:
+            raise DataError(f"no episode of {count} is left", "choose others")
+        done.append(Keep(as_ranges(sorted(stays))))
+    elif kept:
+        done.append(Keep(kept[0]))
+    elif gone:
+        done.append(Delete(",".join(gone)))
+    done += [Keep(text) for text in keep if text not in kept]
+    return [*done, *(Delete(text) for text in delete if text not in gone)]
+
+
+def as_ranges(episodes: Sequence[int]) -> str:
+    """``0:10,15`` of sorted numbers."""
+    parts: list[list[int]] = []
+    for episode in episodes:
+        if parts and parts[-1][1] == episode:
+            parts[-1][1] = episode + 1
+        else:
+            parts.append([episode, episode + 1])
+    return ",".join(str(a) if b == a + 1 else f"{a}:{b}" for a, b in parts)
+
+
+def require_once(args: Sequence[str]) -> None:
+    """Refuse an option that is given twice: the first would be forgotten."""
+    names = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{name} is given twice", f"give it once, with all its values: {name} A B")
 
 
 def _parts(options: EditOptions, view: View) -> list[tuple[View, Path]]:
@@ -312,12 +346,12 @@ def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
 
 def _size(text: str) -> int | float | str:
     """The size of a part: a count, a share, or else a choice of episodes."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if text.isdecimal():
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _tasks(texts: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, Source
 from ..datasets.views import Base, make_view
 from .config import parse_options
-from .data_edit import make_console, pairs, print_next, print_view, require_out
+from .data_edit import make_console, pairs, print_next, print_view, require_once, require_out
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class MergeOptions:
 
 def main(args: Sequence[str]) -> int:
     """`regrip data merge`."""
+    require_once(args)
     options = parse_options(
         MergeOptions, args, prog="regrip data merge", description="Put sets together without copying them."
     )

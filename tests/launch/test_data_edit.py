@@ -48,11 +48,11 @@ def test_an_edit_is_shown_and_written(
     demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "good.view.yaml"
-    line = ["--keep", "success=true", "--delete", "0", "--trim-idle", "--retask", "task 0=lift", "--out", out]
+    line = ["--keep", "success=true", "--delete", "1", "--trim-idle", "--retask", "task 0=lift", "--out", out]
     assert edit(demos, *line, "--dry-run") == 0
     assert not out.exists()
     said = capsys.readouterr().out
-    assert "4 of 10 episodes are cut, 6 left out" in said
+    assert "4 of 10 episodes are cut, 6 left out: 0:3,4,6,8" in said
     assert "40 -> 21 rows" in said  # row 19, where the motion starts, to row 39
     assert edit(demos, *line) == 0
     assert f"written: {out} (4 episodes)" in " ".join(capsys.readouterr().out.split())
@@ -62,6 +62,15 @@ def test_an_edit_is_shown_and_written(
     assert view[0].num_steps == 21
     with pytest.raises(DataError, match="such a file already"):
         edit(demos, *line)
+
+
+def test_numbers_are_those_of_the_set(demos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.view.yaml"
+    assert (
+        edit(demos, "--keep", "0:6", "1:", "success=true", "--delete", "1", "task=task 2", "--out", out) == 0
+    )
+    view = open_source(out)
+    assert [view[i].about["from"]["episode"] for i in range(len(view))] == [3]  # of 3 and 5, 5 is of task 2
 
 
 def test_a_split_is_written_as_one_view_for_each_part(demos: Path, tmp_path: Path) -> None:
@@ -99,6 +108,7 @@ def test_edits_of_streams(demos: Path, tmp_path: Path) -> None:
         (["--trim", "40:"], "episode 0: nothing is left"),
         ([], "no edit was asked for"),
         (["--keep", "5:5"], "leaves no episode of 10"),
+        (["--keep", "0:5", "--keep", "success=true"], "--keep is given twice"),
     ],
 )
 def test_a_wrong_line_is_explained(demos: Path, tmp_path: Path, line: list[str], words: str) -> None:
