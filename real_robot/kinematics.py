@@ -1,7 +1,7 @@
 """From the policy's actions to joint targets, and from joints to the policy's state.
 
-Inverse kinematics is mink's (differential IK as a quadratic program over a MuJoCo model): it is kept, takes any
-MJCF or URDF, and puts joint limits into the problem instead of cutting its answer afterwards.
+Inverse kinematics is mink's (differential IK as a quadratic program over a MuJoCo model): it is kept, takes
+any MJCF or URDF, and puts joint limits into the problem instead of cutting its answer afterwards.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The node: the core, a transport and a policy, at the control rate. All threads of the room are here.
 
-The control loop never waits for the policy: one thread answers requests, the newest first, and the loop goes on.
+The control loop never waits for the policy: one thread answers requests, newest first, and the loop goes on.
 In simulation, where time stands still while the policy thinks, the policy may be asked in the loop instead.
 """
 
@@ -23,7 +23,7 @@ Watcher = Callable[[Tick], None]
 class Locked:
     """The core's events, one at a time: transports call from threads of their own."""
 
-    def __init__(self, core: Core, lock: threading.Lock, watchers: list[Callable[[object], None]]) -> None:
+    def __init__(self, core: Core, lock: threading.RLock, watchers: list[Callable[[object], None]]) -> None:
         self._core, self._lock, self._watchers = core, lock, watchers
 
     def on_frame(self, frame: Frame) -> None:
@@ -155,7 +155,7 @@ class Node:
     ) -> None:
         self.core, self.transport, self.policy = core, transport, policy
         self.figures = Figures()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._watchers = list(watchers)
         self.events = Locked(core, self.lock, self._watchers)
         self._thinker = None if in_loop else Thinker(policy, transport.now)
