@@ -160,6 +160,10 @@ class TabletopEnv:
         self._over = success or truncated
         return EnvStep(float(success), success, truncated)
 
+    def succeeded(self) -> bool:
+        """Whether the task's goal holds now; to be asked once for every control step, since goals remember."""
+        return self.task.goal.holds(self._world, self._memory)
+
     def _command(self, action: NDArray[np.float64]) -> None:
         world = self._world
         joints = action[:7]

@@ -119,14 +119,14 @@ class MujocoWorld:
         """Pull at a body with a force (3,) in newtons until told otherwise; base frame."""
         self.data.xfrc_applied[self._body[body], :3] = force
 
-    def advance(self) -> None:
-        """One control step of physics.
+    def advance(self, substeps: int = SUBSTEPS) -> None:
+        """One control step of physics, or another number of physics steps.
 
         `mj_step` leaves poses and contacts one physics step behind. The same sequence of half steps, shifted
         by half a step, costs the same and ends with them up to date.
         """
         mujoco.mj_step2(self.model, self.data)
-        mujoco.mj_step(self.model, self.data, SUBSTEPS - 1)
+        mujoco.mj_step(self.model, self.data, substeps - 1)
         self.refresh()
 
     def refresh(self) -> None:
