@@ -301,7 +301,8 @@ class Hdf5Frames:
     def __getitem__(self, index: int) -> NDArray[Any]:
         if not -self.rows <= index < self.rows:
             raise IndexError(index)
-        return self._read(slice(index % self.rows, index % self.rows + 1))[0]
+        row = index % self.rows
+        return np.asarray(self._read(slice(row, row + 1))[0])
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         step = max(1, min(16, (self._opened().chunks or (16,))[0]))

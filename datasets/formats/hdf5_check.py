@@ -1,7 +1,7 @@
 """Walk through HDF5 files once, in a process of its own that may die or hang.
 
-The library is C, and a damaged file can crash it or send it round in circles. Run as a script: paths as JSON on
-standard input, a line of JSON for each step on standard output.
+The library is C, and a damaged file can crash it or send it round in circles. Run as a script: paths as JSON
+on standard input, a line of JSON for each step on standard output.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def say(what: dict[str, str]) -> None:
 
 
 def _limit() -> None:
-    """End this process if one step takes too long, by its own time, or takes too much memory (not on Windows)."""
+    """End this process if one step takes too much of its own time, or memory (not on Windows)."""
     if not hasattr(signal, "setitimer"):
         return
     import resource

@@ -127,7 +127,7 @@ def detect(path: Path) -> bool:
 
 
 def what_is(path: Path) -> str:
-    """``robomimic``, ``libero`` or nothing, by name and names in the first and last bytes; nothing is parsed."""
+    """``robomimic``, ``libero`` or nothing, by its name and its first and last bytes; nothing is parsed."""
     if not hdf5.is_hdf5(path):
         return ""
     try:
