@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 import pytest
 import recordings as rec
+from harm import killed_writer, mutated
 from hypothesis import HealthCheck, given, settings
 from referee import ask
-from test_rlds import killed_writer, mutated
 
 from regrip.datasets.formats import WriteOptions, get_format
 from regrip.datasets.formats.libero import align_before, aligned_contents, drop_noops
@@ -436,7 +436,7 @@ def test_nothing_is_followed_out_of_the_file(tmp_path):
         "SoftLink": lambda f: f.__setitem__("data/demo_0/actions", h5py.SoftLink("/data/demo_0/states")),
         "lie in other files": virtual,
         "other files": lambda f: f.create_dataset(
-            "data/demo_0/actions", (3, 7), external=[(str(secret), 0, 168)]
+            "data/demo_0/actions", (3, 7), "f4", external=[(str(secret), 0, 168)]
         ),
         "objects": lambda f: f.create_dataset("data/demo_0/actions", (3,), h5py.vlen_dtype(np.uint8)),
         "are never loaded": lambda f: f.create_dataset(
