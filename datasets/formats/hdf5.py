@@ -1,12 +1,19 @@
-"""HDF5 files from anywhere: what may be followed and read in them, and images that wait until they are asked for.
+"""HDF5 files from anywhere: what may be followed and read in them, and images that wait to be asked for.
 
-Refused: links to elsewhere (external, soft), data kept in other files (external storage, virtual), entries that
-are no plain numbers or text (references, pickled objects, compounds), and sizes that the file cannot hold.
+Refused: links to elsewhere (external, soft), data kept in other files (external storage, virtual), entries
+that are no plain numbers or text (references, pickled objects, compounds), sizes that the file cannot hold,
+and files on which the HDF5 library crashes or hangs (`preflight`).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ledger import DataError
+from . import hdf5_check
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ERRORS = (
@@ -37,6 +45,7 @@ _MAX_ATTRIBUTE = 1 << 26  # bytes
 _MAX_NAMES = 100_000  # members of one group
 _MAX_ROWS = 1 << 31  # bytes of one stream of numbers in one episode
 _MAX_CHUNK = 1 << 30  # bytes: what reading one row may unpack
+_PATIENCE_S = 120.0  # without a word from the process that walks through a file
 _MOST_PACKED = 1100  # deflate packs zeros about a thousandfold, nothing does better
 
 
@@ -69,6 +78,68 @@ def open_file(path: Path) -> h5py.File:
     """
     with reading(path):
         return h5py.File(path, "r", locking=False, rdcc_nbytes=1 << 24)
+
+
+class _Walker:
+    """The process that walks through files before we do; it ends with ours."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(hdf5_check.__file__).resolve())]
+        quiet = subprocess.DEVNULL
+        self.pid = os.getpid()
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet)
+
+    def walk(self, path: str) -> str:
+        """What is wrong with a file; nothing if it was walked through to its end."""
+        assert self._child.stdin is not None, "it was opened with a pipe"
+        assert self._child.stdout is not None, "it was opened with a pipe"
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(path).encode() + b"\n")
+            self._child.stdin.flush()
+        while True:
+            watch = threading.Timer(_PATIENCE_S, self._child.kill)
+            watch.start()
+            line = self._child.stdout.readline()
+            watch.cancel()
+            if not line:
+                self.end()
+                return "the HDF5 library crashed on it, or never came back"
+            said = json.loads(line)
+            if said.get("whole") == path:
+                return ""
+            if said.get("bad") == path:
+                return str(said["why"])
+
+    def alive(self) -> bool:
+        return self.pid == os.getpid() and self._child.poll() is None
+
+    def end(self) -> None:
+        if self.pid == os.getpid():
+            self._child.kill()
+            self._child.communicate()
+
+
+_lock = threading.Lock()
+_walkers: list[_Walker] = []
+
+
+def preflight(file: Path) -> None:
+    """Let another process walk through a file first: on damaged ones HDF5 may crash or never end.
+
+    Raises:
+        DataError: it cannot be walked through.
+    """
+    with _lock:
+        if not _walkers or not _walkers[0].alive():
+            _walkers[:] = [_Walker()]
+            atexit.register(_walkers[0].end)
+        wrong = _walkers[0].walk(str(file.resolve()))
+    if wrong:
+        raise DataError(
+            f"it cannot be read ({wrong})",
+            "the file is damaged or unfinished: take it from its source again",
+            file=file,
+        )
 
 
 def is_hdf5(path: Path) -> bool:
@@ -230,7 +301,8 @@ class Hdf5Frames:
     def __getitem__(self, index: int) -> NDArray[Any]:
         if not -self.rows <= index < self.rows:
             raise IndexError(index)
-        return self._read(slice(index % self.rows, index % self.rows + 1))[0]
+        row = index % self.rows
+        return np.asarray(self._read(slice(row, row + 1))[0])
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         step = max(1, min(16, (self._opened().chunks or (16,))[0]))
@@ -244,7 +316,8 @@ class Hdf5Frames:
         with reading(self.path, self.episode, self.name):
             found = np.asarray(self._opened()[rows])
             found = found.astype(found.dtype.newbyteorder("="), copy=False)
-            return found[..., 0] if self.squeeze else found
+            pixels: NDArray[Any] = found[..., 0] if self.squeeze else found
+            return pixels
 
     def _opened(self) -> Any:
         if self.dataset is None or not self.dataset:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from ..ledger import DataError, Problem
@@ -52,10 +53,13 @@ class DemoSource:
     def __init__(self, path: Path, files: Sequence[Path], layout: Layout) -> None:
         self.format = layout.format
         self.path = str(path)
-        self.problems: list[Problem] = []
+        self._problems: list[Problem] = []
+        self.problems: Sequence[Problem] = self._problems
         self._layout, self._files = layout, list(files)
         self._handles = []
         self._shifted = True
+        for file in self._files:
+            hdf5.preflight(file)
         try:
             self._handles = [hdf5.open_file(file) for file in files]
             self._data: list[Any] = []
@@ -110,7 +114,7 @@ class DemoSource:
             else:
                 others.append(name)
         if others:
-            self.problems.append(
+            self._problems.append(
                 Problem(
                     f"{len(others)} members of /data that are no demo_N, {others[0]!r} first",
                     "they are left out",
@@ -126,7 +130,7 @@ class DemoSource:
         masks = {}
         for key in hdf5.names(group) if group is not None else []:
             dataset = hdf5.child(group, key)
-            if not isinstance(dataset, hdf5.h5py.Dataset) or not hdf5.is_text(dataset):
+            if not isinstance(dataset, h5py.Dataset) or not hdf5.is_text(dataset):
                 self._note(number, f"the mask {key!r} holds no names", "it is left out")
                 continue
             masks[key] = set(hdf5.texts(dataset))
@@ -141,8 +145,8 @@ class DemoSource:
 
     def _note(self, number: int, what: str, remedy: str, **more: Any) -> None:
         problem = Problem(what, remedy, file=self._files[number].name, **more)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        if problem not in self._problems:
+            self._problems.append(problem)
 
     def _order(self) -> None:
         """Episodes in the order they were written in, where several files say it."""
@@ -188,7 +192,7 @@ class DemoSource:
                     if key not in streams and dataset.shape and dataset.shape[0]:
                         streams[key] = self._spec(key, dataset)
         files = {file.name: attrs for file, attrs in zip(self._files, self._attributes, strict=True)}
-        self.contents = self._layout.describe(files, streams, self.problems)
+        self.contents = self._layout.describe(files, streams, self._problems)
 
     def _datasets(self, group: Any) -> dict[str, Any]:
         """Every dataset of a demo that is a stream, by our key."""
@@ -198,10 +202,10 @@ class DemoSource:
                 continue
             member = hdf5.child(group, name)
             inside = [(name, member)]
-            if isinstance(member, hdf5.h5py.Group):
+            if isinstance(member, h5py.Group):
                 inside = [(f"{name}/{inner}", hdf5.child(member, inner)) for inner in hdf5.names(member)]
             for path, dataset in inside:
-                if not isinstance(dataset, hdf5.h5py.Dataset) or not dataset.shape or path == TIMES:
+                if not isinstance(dataset, h5py.Dataset) or not dataset.shape or path == TIMES:
                     continue
                 key = self._key(path, dataset)
                 while key in found:
@@ -243,7 +247,7 @@ class DemoSource:
             return
         for name in hdf5.names(after):
             late, early = hdf5.child(after, name), hdf5.child(now, name)
-            if early is None or not isinstance(late, hdf5.h5py.Dataset) or late.shape != early.shape:
+            if early is None or not isinstance(late, h5py.Dataset) or late.shape != early.shape:
                 self._shifted = False
             elif _kind(early, name) == "vector":
                 self._shifted &= np.array_equal(
@@ -327,7 +331,7 @@ class DemoSource:
                 about["split"] = split
         if attrs:
             about["attributes"] = attrs
-        task = self._layout.task(file, self._attributes[demo.file], attrs, self.problems)
+        task = self._layout.task(file, self._attributes[demo.file], attrs, self._problems)
         return {"task": task, "about": about}
 
     def _rows(self, dataset: Any, spec: StreamSpec, episode: int, demo: _Demo) -> Any:

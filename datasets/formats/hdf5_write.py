@@ -311,6 +311,7 @@ class DemoSink:
         total, task = 0, ""
         with h5py.File(place, "w") as file:
             data = file.create_group("data")
+            data.attrs[f"{SIDE}_{self._layout.format}"] = True  # at the front, where `detect` looks
             for number, episode in enumerate(episodes):
                 demo = f"demo_{number}"
                 with h5py.File(self._episode(episode), "r") as one:
@@ -331,7 +332,6 @@ class DemoSink:
             if self._layout.format == "libero":
                 data.attrs["num_demos"] = len(episodes)
             data.attrs[SIDE] = json.dumps(contents_to_json(self._contents))
-            data.attrs[f"{SIDE}_format"] = self._layout.format
             data.attrs[f"{SIDE}_paths"] = json.dumps(self._paths)
             data.attrs[f"{SIDE}_ledger"] = json.dumps(self._ledger.to_json())
         partial.sync(place)

@@ -1,10 +1,10 @@
 """LIBERO: an HDF5 file of demonstrations for each task, ``<suite>/<TASK>_demo.hdf5``.
 
-What LIBERO's own creator fixes, and the numbers cannot say: images are as OpenGL draws them, upside down (not
-turned by 180 degrees: left stays left); actions are deltas of position and rotation vector in the base frame,
-scaled to [-1, 1], and a gripper of -1 open, +1 closed; rotation vectors of the state are robosuite's, whose angle
-runs from 0 to 2 pi; and row t of an observation was taken *after* action t ran. Files made anew by others (no
-`problem_info`) say none of that of their images and alignment, so it is unknown there.
+What LIBERO's own creator fixes, and the numbers cannot say: images are as OpenGL draws them, upside down
+(not turned by 180 degrees: left stays left); actions are deltas of position and rotation vector in the base
+frame, scaled to [-1, 1], and a gripper of -1 open, +1 closed; rotation vectors of the state are robosuite's,
+whose angle runs from 0 to 2 pi; and row t of an observation was taken *after* action t ran. Files made anew
+by others (no `problem_info`) say none of that of their images and alignment, so it is unknown there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _describe(
         problems.append(
             Problem(
                 "no macros_image_convention, or several",
-                "look at the images: LIBERO's own are upside down, published variants are turned by 180 degrees",
+                "look at the images: LIBERO's own are upside down, some variants are turned by 180 degrees",
                 key="macros_image_convention",
             )
         )
@@ -113,7 +113,7 @@ def _named(spec: StreamSpec, rate: float | None) -> StreamSpec:
 
 
 def _task(file: Path, data: Mapping[str, Any], demo: Mapping[str, Any], problems: list[Problem]) -> str:
-    """The instruction: of `problem_info`, however it was put there, else of the file's name as LIBERO does."""
+    """The instruction: of `problem_info`, however it was put there, else of the file's name."""
     del demo
     info = parsed(data.get("problem_info"))
     said = info.get("language_instruction") if isinstance(info, dict) else None
@@ -223,7 +223,7 @@ def open_libero(path: Path) -> DemoSource:
     if not files:
         raise DataError("no file called ..._demo.hdf5", "give the folder of one suite, or a file", file=path)
     for file in files:
-        if file.is_symlink() and not file.resolve().is_relative_to(path.resolve().parent):
+        if path.is_dir() and not file.resolve().is_relative_to(path.resolve()):
             raise DataError(
                 "a link that leads out of the set", "copy the set with its links followed (cp -rL)", file=file
             )
@@ -253,9 +253,9 @@ class PickedFrames:
 def drop_noops(recording: Recording, ledger: Ledger, threshold: float = 1e-4) -> Recording:
     """Leave out the steps at which nothing was commanded, by OpenVLA's rule.
 
-    A step is one if the norm of all entries of its action but the gripper is below `threshold` and the gripper is
-    that of the last step kept. OpenVLA then plays the rest again in the simulator; here the rows are only left
-    out, so an observation may jump. Nominal times close the gaps, others stay.
+    A step is one if the norm of all entries of its action but the gripper is below `threshold` and the
+    gripper is that of the last step kept. OpenVLA then plays the rest again in the simulator; here the rows
+    are only left out, so an observation may jump. Nominal times close the gaps, others stay.
     """
     action = np.asarray(recording.streams["action"].rows)
     kept: list[int] = []
@@ -267,15 +267,15 @@ def drop_noops(recording: Recording, ledger: Ledger, threshold: float = 1e-4) ->
         return recording
     detail = f"no-op steps: norm below {threshold:g}, gripper unchanged; not simulated again"
     ledger.add(Loss("", "dropped", detail, rows=len(action) - len(kept)))
-    return _pick(recording, {key: kept for key in recording.streams})
+    return _pick(recording, dict.fromkeys(recording.streams, kept))
 
 
 def align_before(recording: Recording, ledger: Ledger) -> Recording:
     """Give each action the observation that was there before it ran, in sets whose rows hold the one after.
 
-    Row t of observations and `robot_states` is that after action t, so it goes with action t+1. The first action,
-    whose observation was not stored, and the last observation are lost. `states` are the simulator's before the
-    action already. The set's convention is then `observed="before"` (`aligned_contents`).
+    Row t of observations and `robot_states` is that after action t, so it goes with action t+1. The first
+    action, whose observation was not stored, and the last observation are lost. `states` are the simulator's
+    before the action already. The set's convention is then `observed="before"` (`aligned_contents`).
     """
     steps = len(recording.streams["action"])
     detail = (

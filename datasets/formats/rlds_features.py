@@ -1,8 +1,8 @@
 """What an RLDS set declares in `features.json`, and the rows of one record that answer to it.
 
-The messages are tensorflow-datasets' own. Nothing is imported because a file names it: feature classes that are
-not in the table below are refused. Rows are taken from the message here rather than by its `ExampleParserNp`,
-which loses nested sequences of a fixed length; the tests compare the two.
+The messages are tensorflow-datasets' own. Nothing is imported because a file names it: feature classes that
+are not in the table below are refused. Rows are taken from the message here rather than by its
+`ExampleParserNp`, which loses nested sequences of a fixed length; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from tensorflow_datasets.core.proto import feature_pb2
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2

@@ -1,8 +1,7 @@
-"""Writing RLDS: `features.json`, `dataset_info.json` and TFRecord shards that `tfds.builder_from_directory` takes."""
+"""Writing RLDS: a folder that `tfds.builder_from_directory` takes, of TFRecord shards and what they hold."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -14,11 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frames import EncodedFrames, codec_of, decode_image, encode_jpeg, encode_png, psnr
 from ..ledger import DataError, Ledger, Loss
-from ..recording import Contents, Frames, Recording, StreamSpec, Track
+from ..recording import Contents, Recording, StreamSpec, Track
 from . import WriteOptions, partial, tfrecord
 from .rlds_features import bytes_feature, example_bytes, float_feature, int_feature
+from .rlds_images import encode_frames
 from .sidecar import contents_to_json, episode_to_json, nominal_times
 
 SHARD_BYTES = 256 << 20
@@ -41,13 +40,9 @@ _AXES = {
 }
 
 
-class Prepared(EncodedFrames):
-    """Image files that are as they will be written: they are copied whatever the options say."""
-
-
 def paths_of(contents: Contents) -> dict[str, str]:
     """Where each stream lies in a record: where it lay in the RLDS set it came from, else by its name."""
-    taken = {"episode_metadata/regrip": "", **{path: "" for path in _MADE}}
+    taken = {"episode_metadata/regrip": "", **dict.fromkeys(_MADE, "")}
     for key, spec in contents.streams.items():
         wanted = _wanted(key, spec)
         own = wanted in _MADE and spec.kind == ("text" if wanted == _TASK else "vector")
@@ -107,58 +102,6 @@ def prepare(
     return replace(recording, streams=streams)
 
 
-def encode_frames(frames: Frames, spec: StreamSpec, options: WriteOptions, ledger: Ledger) -> Prepared:
-    """Image files of a stream, copied where they can be."""
-    if isinstance(frames, Prepared):
-        return frames
-    files = []
-    anew: dict[str, int] = {}
-    worst = float("inf")
-    tried = {0, len(frames) // 2, len(frames) - 1}
-    for index in range(len(frames)):
-        data = None if options.images in ("jpeg", "png") and spec.kind == "image" else frames.encoded(index)
-        codec = codec_of(data) if data else ""
-        if codec == "png" or (codec == "jpeg" and spec.kind == "image"):
-            files.append(data or b"")
-            continue
-        pixels = frames[index]
-        if pixels.shape != spec.shape or pixels.dtype != np.dtype(spec.dtype):
-            raise DataError(
-                f"an image of {pixels.dtype} {pixels.shape}, expected {spec.dtype} {spec.shape}",
-                "resize in the mapping, or drop the episode",
-                frame=index,
-                key=spec.key,
-            )
-        if spec.kind == "depth":
-            files.append(_depth_file(pixels))
-            continue
-        before = codec_of(frames.encoded(index) or b"") or "pixels"
-        if options.images == "png":
-            files.append(encode_png(pixels))
-            continue
-        files.append(encode_jpeg(pixels, options.quality))
-        anew[before] = anew.get(before, 0) + 1
-        if index in tried:
-            worst = min(worst, psnr(decode_image(files[-1]), pixels))
-    for before, count in anew.items():
-        measure = {"psnr_db": worst} if worst != float("inf") else {}
-        detail = f"{before} to jpeg, quality {options.quality}"
-        ledger.add(Loss(spec.key, "re-encoded", detail, rows=count, measure=measure))
-    return Prepared(files, spec.shape, spec.key)
-
-
-def _depth_file(pixels: NDArray[Any]) -> bytes:
-    """uint16 as a PNG, float32 as TFDS does: the four bytes of each number as an RGBA PNG."""
-    if pixels.dtype == np.uint16:
-        return encode_png(pixels)
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    four = np.ascontiguousarray(pixels, "<f4").view(np.uint8).reshape((*pixels.shape, 4))
-    Image.fromarray(four, "RGBA").save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 @dataclass
 class _Split:
     """One split being written: records of each shard, and where the last one ends."""
@@ -199,7 +142,7 @@ class RldsSink:
         """Add an episode as one record.
 
         Raises:
-            DataError: its streams are not aligned, it has a stream that the set does not declare, or the disk is full.
+            DataError: its streams are not aligned or not declared, or the disk is full.
         """
         try:
             payload = example_bytes(self._features(recording))
@@ -483,12 +426,9 @@ def _places(times: NDArray[np.float64], steps: NDArray[np.float64], key: str) ->
     """Which step each image belongs to; they may be fewer than the steps, never between them."""
     if np.array_equal(times, steps):
         return range(len(steps))
-    at = np.searchsorted(steps, times)
-    if len(times) > len(steps) or len(np.unique(at)) < len(at) or (at >= len(steps)).any():
-        at = np.full(len(times), -1)
-    elif not np.array_equal(steps[at], times):
-        at = np.full(len(times), -1)
-    if (at < 0).any():
+    at = np.minimum(np.searchsorted(steps, times), max(len(steps) - 1, 0))
+    fits = len(np.unique(at)) == len(at) <= len(steps) and np.array_equal(steps[at], times)
+    if not fits:
         raise DataError(
             f"{len(times)} images with times of their own, {len(steps)} steps",
             "RLDS has one clock for all streams: resample in the mapping",

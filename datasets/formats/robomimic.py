@@ -1,8 +1,8 @@
 """robomimic: one HDF5 file of demonstrations, ``/data/demo_N/{actions,rewards,dones,states,obs/...}``.
 
 Observations are those before the action. `next_obs` is not written (robomimic reads without it when
-`hdf5_load_next_obs` is false) and read only where it is not `obs` one step on. Where the file names robosuite and
-its default controller, what that controller's actions mean is filled in; else it is unknown.
+`hdf5_load_next_obs` is false) and read only where it is not `obs` one step on. Where the file names
+robosuite and its default controller, what that controller's actions mean is filled in; else it is unknown.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from ..ledger import DataError, Ledger, Loss, Problem
 from ..recording import Contents, Conventions, Gripper, Recording, StreamSpec
 from . import Format, WriteOptions, hdf5, hdf5_write
-from .hdf5_demos import SIDE, DemoSource, Layout, control_rate, parsed
+from .hdf5_demos import DemoSource, Layout, control_rate, parsed
 
 _ROBOSUITE = 1  # robomimic's number for the kind of environment
+_LOOK = 1 << 20
+_LIBERO = (b"problem_info", b"bddl_file_name", b"agentview_rgb")
 _ACTION = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 
 
@@ -35,7 +37,8 @@ def _describe(
     rate = control_rate(env)
     streams = {key: dataclasses.replace(spec, rate_hz=rate) for key, spec in streams.items()}
     about = {key: value for key, value in attributes.items() if key not in ("total", "env_args")}
-    kwargs = env.get("env_kwargs") if isinstance(env.get("env_kwargs"), dict) else {}
+    kwargs = env.get("env_kwargs")
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
     robots = kwargs.get("robots")
     robot = robots[0] if isinstance(robots, list) and robots else robots
     return Contents(
@@ -119,32 +122,26 @@ def create(path: Path, contents: Contents, options: WriteOptions, ledger: Ledger
 
 
 def detect(path: Path) -> bool:
-    """Whether it is an HDF5 file with /data/demo_N that is not LIBERO's."""
+    """Whether it looks like an HDF5 file of demonstrations that is not LIBERO's."""
     return what_is(path) == "robomimic"
 
 
 def what_is(path: Path) -> str:
-    """``robomimic``, ``libero`` or nothing."""
+    """``robomimic``, ``libero`` or nothing, by its name and its first and last bytes; nothing is parsed."""
     if not hdf5.is_hdf5(path):
         return ""
     try:
-        with hdf5.open_file(path) as file, hdf5.reading(path):
-            data = hdf5.subgroup(file, "data")
-            if data is None:
-                return ""
-            own = hdf5.attribute(data, f"{SIDE}_format")
-            if own in ("robomimic", "libero"):
-                return str(own)
-            if "problem_info" in data.attrs or "bddl_file_name" in data.attrs:
-                return "libero"
-            demo = next((hdf5.subgroup(data, n) for n in hdf5.names(data) if n.startswith("demo_")), None)
-            if demo is None:
-                return ""
-            obs = hdf5.subgroup(demo, "obs")
-            rgb = obs is not None and {"agentview_rgb", "eye_in_hand_rgb"} & set(hdf5.names(obs))
-            return "libero" if rgb else "robomimic"
-    except DataError:
+        with open(path, "rb") as file:
+            ends = file.read(_LOOK)
+            file.seek(max(_LOOK, path.stat().st_size - _LOOK))
+            ends += file.read(_LOOK)
+    except OSError:
         return ""
+    if b"regrip_robomimic" in ends or b"regrip_libero" in ends:
+        return "libero" if b"regrip_libero" in ends else "robomimic"
+    if path.name.endswith("_demo.hdf5") or any(mark in ends for mark in _LIBERO):
+        return "libero"
+    return "robomimic" if b"demo_" in ends or b"env_args" in ends else ""
 
 
 def open_robomimic(path: Path) -> DemoSource:

@@ -1,4 +1,4 @@
-"""What a format has no field for, as JSON that its other readers do not look at, so that ours gives it back."""
+"""What a format has no field for, as JSON that its other readers pass by and ours gives back."""
 
 from __future__ import annotations
 

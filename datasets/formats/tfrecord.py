@@ -60,7 +60,7 @@ def shard_name(name: str, split: str, index: int, count: int) -> str:
 
 def masked_crc(data: bytes) -> int:
     """CRC32C, rotated and shifted as TFRecord does, so that a checksum of checksums is not zero."""
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

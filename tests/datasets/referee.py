@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ def ask(script: str, *arguments: object) -> Any:
     names = ("PATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
     env = {name: os.environ[name] for name in names if name in os.environ}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    env |= {"LD_LIBRARY_PATH": str(libraries), "HF_HOME": str(Path(str(arguments[1])).parent / "hf")}
+    env["LD_LIBRARY_PATH"] = str(libraries)
     command = [str(interpreter), str(Path(__file__).parent / "referees" / script)]
     command += [a if isinstance(a, str) else json.dumps(a) for a in map(_plain, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
+    with tempfile.TemporaryDirectory() as home:  # lerobot's libraries keep caches
+        env["HF_HOME"] = home
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
