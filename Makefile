@@ -19,7 +19,7 @@ help:
 demo: install
 	.venv/bin/regrip train demo
 
-test: install-dev
+test: install-dev referees
 	.venv/bin/python -m pytest
 
 check: install-dev
