@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium genesis clean
+.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium genesis referees clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
@@ -13,6 +13,7 @@ help:
 	@echo "make libero   likewise for LIBERO, whose assets you supply: .venv-libero"
 	@echo "make gymnasium  one with gym-pusht, gym-aloha and Gymnasium-Robotics: .venv-gymnasium"
 	@echo "make genesis  an interpreter with Genesis and regrip: .venv-genesis (8 GB)"
+	@echo "make referees  an interpreter with lerobot and others that check what our converters write: .venv-referees"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -67,6 +68,19 @@ genesis: .venv-genesis/.installed
 .venv-genesis/.installed: constraints-genesis.txt pyproject.toml
 	$(or $(PYTHON),python3) -m venv .venv-genesis
 	.venv-genesis/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-genesis.txt -e '.[genesis,dev]'
+	touch $@
+
+# Small, for it shares what .venv has: a .pth file names that folder. The links are for torchcodec, which brings no
+# FFmpeg: PyAV does. The .pth file comes last, or pip would think that half of the list is there.
+referees: install-dev .venv-referees/.installed
+
+.venv-referees/.installed: constraints-referees.txt scripts/referees-ffmpeg
+	rm -rf .venv-referees
+	.venv/bin/python -m venv .venv-referees
+	.venv-referees/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-referees.txt
+	.venv/bin/python scripts/referees-ffmpeg .venv-referees/ffmpeg
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-referees/shared.pth
+	mv .venv-referees/shared.pth "$$(.venv-referees/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/"
 	touch $@
 
 clean:
