@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -238,7 +237,7 @@ def _blueprint(contents: Contents, episodes: Sequence[int]) -> Any:
     """One tab for each episode: cameras above, curves of action, state, reward and the rest below."""
     import rerun.blueprint as rrb
 
-    keys = [key for key, spec in contents.streams.items() if spec.kind == "vector" and math.prod(spec.shape)]
+    keys = [key for key, spec in contents.streams.items() if spec.kind == "vector" and 0 not in spec.shape]
     keys.sort(key=lambda key: (not is_action(key), not is_state(key), key != "reward"))
     tabs = []
     for episode in episodes:
