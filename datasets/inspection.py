@@ -19,7 +19,7 @@ from .evidence import SAID, Aligned, Array, Detected, align, columns_of, numbers
 from .frames import codec_of
 from .ledger import DataError, Problem
 from .lint import find_problems, width_differs
-from .lint_conventions import of_cameras, of_conventions
+from .lint_conventions import DECODED, of_cameras, of_conventions
 from .lint_episodes import EpisodeFacts, episode_facts
 from .recording import Contents, Frames, Recording, Source, StreamSpec
 from .row_summaries import JITTER, Clock, ClockGatherer, EntryRange, RangeGatherer
@@ -364,7 +364,7 @@ class _CameraGatherer:
             for i in spread(len(frames), 6):
                 self._measure(episode, i, frames[i])
         else:
-            self.codec = "pixels or video"
+            self.codec = DECODED
             prints = self._decoded(episode, frames)
         moved = moving(np.asarray(time))
         before: bytes | None = None

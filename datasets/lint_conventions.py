@@ -16,8 +16,10 @@ from .recording import Contents
 if TYPE_CHECKING:
     from .inspection import Camera
 
+DECODED = "pixels or video"  # the codec of pictures that are no image files
 _CONTRADICTION = 0.6  # confidence from which data may contradict what is said
-_FROZEN_ROWS = 3
+_FROZEN_ROWS = 5
+_FROZEN_ROWS_DECODED = 10  # a video drops what hardly changed
 
 
 def of_conventions(
@@ -104,7 +106,8 @@ def of_cameras(cameras: Sequence[Camera]) -> list[Problem]:
                     episode=camera.black_at[0], frame=camera.black_at[1], key=camera.stream,
                 )
             )  # fmt: skip
-        if camera.frozen_rows >= _FROZEN_ROWS:
+        least = _FROZEN_ROWS_DECODED if camera.codec == DECODED else _FROZEN_ROWS
+        if camera.frozen_rows >= least:
             found.append(
                 Problem(
                     f"the picture stands still for {camera.frozen_rows} rows while the robot moves "

@@ -33,13 +33,14 @@ class WriteOptions:
 
     Attributes:
         images: ``copy`` takes the source's image files or video packets where the format can hold them, and
-            encodes the rest as the format usually does; ``jpeg``, ``png`` and ``video`` encode all of them.
+            encodes the rest as the format usually does; ``jpeg``, ``png``, ``jxl`` (without loss) and
+            ``video`` encode all of them.
         quality: of JPEG, 1 to 100.
         video_codec: FFmpeg's name of the encoder, for formats with video.
         crf: the encoder's quality, lower is better.
     """
 
-    images: Literal["copy", "jpeg", "png", "video"] = "copy"
+    images: Literal["copy", "jpeg", "png", "jxl", "video"] = "copy"
     quality: int = 95
     video_codec: str = "libsvtav1"
     crf: int = 30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import html
 import json
 import re
@@ -33,18 +35,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def hostile_set() -> Memory:
     """Words that try to break out of wherever a page may put them."""
     of = contents(depth=True)
-    evil = {
-        HOSTILE: dataclasses.replace(
-            of.streams["action"], key=HOSTILE, names=(HOSTILE,) * 7, units=("'\"><b>",) * 7
-        )
-    }
-    of = dataclasses.replace(of, streams={**of.streams, **evil}, robot=HOSTILE)
+    names, units = (HOSTILE,) * 7, ("'\"><b>",) * 7
+    evil = dataclasses.replace(of.streams["action"], key=HOSTILE, names=names, units=units)
+    of = dataclasses.replace(of, streams={**of.streams, HOSTILE: evil}, robot=HOSTILE)
     made = []
     for index in range(4):
-        one = recording(
-            of, 9, seed=index, task=f"{HOSTILE} {index // 2}\u2028\u202e", about={"operator": HOSTILE}
-        )
-        made.append(one)
+        task = f"{HOSTILE} {index // 2}\u2028\u202e"
+        made.append(recording(of, 9, seed=index, task=task, about={"operator": HOSTILE}))
     problems = [Problem(HOSTILE, HOSTILE, file=HOSTILE, key=HOSTILE, episode=1)]
     source = Memory(of, made, problems)
     source.path = f"/sets/{HOSTILE}"  # type: ignore[misc]
@@ -113,16 +110,10 @@ def test_nothing_that_data_says_gets_out_of_its_place(tmp_path: Path) -> None:
 
 
 def test_the_policy_allows_the_page_own_script_and_no_other(tmp_path: Path) -> None:
-    import base64
-    import hashlib
-
     page = written(tmp_path, hostile_set())
     script = re.findall(r"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
-    assert (
-        f"script-src 'sha256-{html.escape(digest)}'" in html.unescape(page)
-        or f"script-src 'sha256-{digest}'" in page
-    )
+    assert f"script-src 'sha256-{digest}'" in html.unescape(page)
     assert "default-src 'none'" in page
 
 
@@ -199,8 +190,8 @@ def browse(path: Path, fragment: str = "") -> tuple[str, str]:
             [
                 CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--enable-logging=stderr", "--dump-dom",
-                f"{path.as_uri()}{fragment}",
+                f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--enable-logging=stderr",
+                "--dump-dom", f"{path.as_uri()}{fragment}",
             ],
             capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
