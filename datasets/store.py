@@ -63,13 +63,14 @@ class Store:
         self._root = Path(os.path.realpath(path))
         if not self._root.is_dir():
             raise DataError("there is no such folder", "check the path", file=path)
-        head, self.problems = read_head(self._root)
+        head, self._found = read_head(self._root)
+        self.problems: Sequence[Problem] = self._found
         self.head: Head = head
         self.contents: Contents = head.contents
         self.provenance: dict[str, Any] = head.provenance
         metadata = {key: self._metadata(key, spec) for key, spec in self.contents.streams.items()}
         log, problems = read_episodes(self._root, head)  # after the metadata, which is written after the log
-        self.problems += problems
+        self._found += problems
         self.log = log
         self.records: list[Record] = log.records
         self._bounds = {key: self._bounds_of(key) for key in self.contents.streams}
@@ -282,7 +283,7 @@ class Store:
             except DataError as error:
                 what = error.what
             found[name] = None
-            self.problems.append(
+            self._found.append(
                 Problem(
                     f"the metadata of an array cannot be used: {what}",
                     "the array was read as regrip writes it; `regrip data repair` writes the file anew",
@@ -313,7 +314,7 @@ class Store:
             path = folder / "rows"
             ours = frames_json(spec, rows, files=keeps_files(spec), codec="png", quality=95)
             if self._usual(key, path, metadata["rows"], ours, rows, frames=True):
-                held = FrameReader(self._root, path, spec, rows, self.problems.append, _ShardCheck(self, key))
+                held = FrameReader(self._root, path, spec, rows, self._found.append, _ShardCheck(self, key))
             else:
                 held = SlowArray(self._root, path, spec, rows, key, metadata["rows"])
         else:
@@ -336,7 +337,7 @@ class Store:
             remedy = "the log is right: recording was cut off, or goes on; `regrip data repair` tidies up"
         if what:
             file = str((path / "zarr.json").relative_to(self._root))
-            self.problems.append(Problem(what, remedy, repaired=usual, file=file, key=key))
+            self._found.append(Problem(what, remedy, repaired=usual, file=file, key=key))
         return usual
 
     def rows_that_fit(self, key: str, shard: int) -> NDArray[np.bool_]:
@@ -395,7 +396,7 @@ class _Stream:
         else:
             digest.update(self.rows.slice(span.first, span.last).astype(f"<{_code(self.spec)}").tobytes())
         digest.update(self.time.slice(span.first, span.last).astype("<f8").tobytes())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def _images(self, span: Span, unchecked: bool) -> Iterator[bytes | memoryview]:
         assert isinstance(self.rows, FrameReader), "of images"
