@@ -23,7 +23,7 @@ from regrip.datasets.store_log import seal
 from regrip.datasets.store_repair import repair
 from regrip.datasets.store_writer import StoreWriter
 
-MUTATIONS = int(os.environ.get("REGRIP_MUTATIONS", "240"))
+MUTATIONS = int(os.environ.get("REGRIP_MUTATIONS", "210"))
 BASE = contents(wrist=False, depth=True)
 OF = Contents({**BASE.streams, "task": StreamSpec("task", "text", "str", ())}, 20.0)
 VALUES: list[Any] = [
