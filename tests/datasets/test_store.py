@@ -6,7 +6,10 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import tempfile
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -331,9 +334,12 @@ def test_appending_after_zarr_python_has_written(tmp_path: Path) -> None:
     group.attrs["note"] = "seen"
     state = group["streams/observation.state/rows"]
     state[2] = np.arange(8)
+    state.attrs["calibrated"] = True
     with StoreWriter.record(path) as sink:
         sink.write(made[1])
         sink.write(made[2])
+    assert zarr.open_group(str(path), mode="r").attrs["note"] == "seen"
+    assert zarr.open_group(str(path), mode="r")["streams/observation.state/rows"].attrs["calibrated"]
     store = Store(path)
     assert len(store) == 3
     assert store[0].streams["observation.state"].rows[2].tolist() == list(range(8))  # type: ignore[index]
@@ -394,6 +400,31 @@ def test_the_codec_reads_and_writes_through_zarr_python(tmp_path: Path) -> None:
             np.testing.assert_array_equal(zarr.open_array(str(tmp_path / codec), mode="r")[:], data)
     with pytest.raises(ValueError, match="codec 'gif'"):
         zarr_codec.ImageCodec("gif")
+
+
+def test_zarr_python_finds_the_codec_by_itself(tmp_path: Path) -> None:
+    """A process that imports nothing of ours, where regrip is installed: what pip writes is made by hand."""
+    of = contents(wrist=False)
+    store = write(tmp_path / "set", of, [recording(of)])
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site/regrip-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: regrip\nVersion: 0\n")
+    points = project["entry-points"]["zarr.codecs"]
+    (info / "entry_points.txt").write_text(
+        "[zarr.codecs]\n" + "".join(f"{name} = {where}\n" for name, where in points.items())
+    )
+    code = (
+        "import sys, zarr; sys.path.append(sys.argv[2])\n"
+        f"print(zarr.open_group(sys.argv[1], mode='r')['streams/{FRONT}/rows'][3].sum())\n"
+    )
+    code = "import sys; sys.path.insert(0, sys.argv[3]);" + code
+    src = str(Path(__file__).parents[2] / "src")
+    told = subprocess.run(
+        [sys.executable, "-c", code, store.path, src, str(tmp_path / "site")],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert int(told.stdout) == int(store.image(FRONT, 3).sum())
 
 
 def test_webp_and_mixed_files_in_one_stream(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from recordings import FRONT, WRIST, assert_same, assert_set, contents, picture,
 from regrip.datasets import shards, vector_files, zarr_codec
 from regrip.datasets.frames import encode_jpeg
 from regrip.datasets.ledger import DataError, Ledger, Loss
-from regrip.datasets.recording import Recording
+from regrip.datasets.recording import Recording, Track
 from regrip.datasets.store import Store
 from regrip.datasets.store_repair import repair
 from regrip.datasets.store_writer import StoreWriter
@@ -151,7 +151,18 @@ def test_a_set_that_means_something_else_is_not_added_to(tmp_path: Path) -> None
     (tmp_path / "full/holiday.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
         StoreWriter.record(tmp_path / "full", OF)
-    assert sorted(p.name for p in (tmp_path / "full").iterdir()) == ["holiday.txt", "writer.lock"]
+    assert sorted(p.name for p in (tmp_path / "full").iterdir()) == ["holiday.txt"]
+
+
+def test_a_stream_without_rows_is_there_all_the_same(tmp_path: Path) -> None:
+    none = Recording({**EPISODES[0].streams, "reward": Track(np.empty(0, np.float32), np.empty(0))})
+    with StoreWriter.record(tmp_path / "set", OF) as sink:
+        sink.write(none)
+        sink.write(EPISODES[1])
+    store = Store(tmp_path / "set")
+    assert_same(store[0], none)
+    assert_same(store[1], EPISODES[1])
+    assert store.verify(0) == []
 
 
 def test_links_are_not_written_through(tmp_path: Path) -> None:
