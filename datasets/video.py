@@ -349,10 +349,15 @@ def close_videos() -> None:
         video.close()
 
 
+_parents: list[_Video] = []
+
+
 def _forget() -> None:
+    """In a forked child: containers share their place in the file with the parent's, and lack threads."""
     global _lock
     _lock = threading.Lock()  # a thread of the parent may have held it
-    _idle.clear()  # a child shares the parent's place in the files
+    _parents.extend(_idle.values())  # never closed here: FFmpeg would wait for threads that are not there
+    _idle.clear()
 
 
 if hasattr(os, "register_at_fork"):

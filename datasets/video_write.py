@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -167,9 +166,9 @@ def _packets(clip: VideoFrames, video: _Video) -> Iterator[tuple[int, Any]]:
     while found < clip.count:
         with clip._reading(None):
             packet = next(packets, None)
-            if packet is None or packet.pts is None:
-                raise UncopyableError("it has fewer frames than the data")
-            index = round((video.time(packet) - clip.start_s) * clip.fps)
+        if packet is None or packet.pts is None:
+            raise UncopyableError("it has fewer frames than the data")
+        index = round((video.time(packet) - clip.start_s) * clip.fps)
         if not found and not (index == 0 and packet.is_keyframe):
             raise UncopyableError("it does not begin at a keyframe")
         if 0 <= index < clip.count:
@@ -183,27 +182,6 @@ def equal_frames(a: Iterable[NDArray[Any]], b: Iterable[NDArray[Any]]) -> bool:
         return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     except ValueError:  # one is shorter, or a cut left its decoder without a frame it needs
         return False
-
-
-@dataclass
-class Sampled:
-    """Passes frames on, keeping a few of them to be compared with what an encoder made of them.
-
-    Attributes:
-        frames: to pass on.
-        indices: of those to keep.
-        kept: index to frame.
-    """
-
-    frames: Iterable[NDArray[Any]]
-    indices: frozenset[int]
-    kept: dict[int, NDArray[Any]]
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        for index, frame in enumerate(self.frames):
-            if index in self.indices:
-                self.kept[index] = frame
-            yield frame
 
 
 @contextmanager

@@ -349,7 +349,7 @@ def fill(template: str, path: Path, **values: int | str) -> str:
 
 
 def inside(root: Path, relative: str, said_by: Path) -> Path:
-    """A path in a set, refused where it leads out of it, by itself or through a link.
+    """A path in a set, refused where its text leads out of it; `within` looks at links, before it is read.
 
     Args:
         root: of the set, resolved.
@@ -365,8 +365,7 @@ def inside(root: Path, relative: str, said_by: Path) -> Path:
             f"the path {relative!r:.120} leads out of the set", "do not use this set, or ask who made it",
             file=said_by,
         )  # fmt: skip
-    path = root.joinpath(*parts)
-    return within(root, path)
+    return root.joinpath(*parts)
 
 
 def within(root: Path, path: Path) -> Path:

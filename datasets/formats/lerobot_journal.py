@@ -80,17 +80,19 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def save_losses(self, ledger: Ledger) -> None:
-        """Keep the losses of the episodes so far for whoever goes on."""
-        replace(self.folder / "losses.json", json.dumps(ledger.to_json()).encode())
+    def save_losses(self, ledger: Ledger, done: int) -> None:
+        """Keep the losses of the first `done` episodes; those of one fewer stay until the journal has it."""
+        data = {"done": done, "losses": ledger.to_json()}
+        replace(self.folder / f"losses-{done % 2}.json", json.dumps(data).encode())
 
-    def recall_losses(self, ledger: Ledger) -> None:
+    def recall_losses(self, ledger: Ledger, done: int) -> None:
         """Enter the losses of an earlier process that the ledger does not have yet."""
-        path = self.folder / "losses.json"
+        path = self.folder / f"losses-{done % 2}.json"
         if not path.exists():
             return
+        data = json.loads(path.read_bytes())
         known = {(loss.stream, loss.what, loss.detail) for loss in ledger.losses}
-        for loss in json.loads(path.read_bytes()):
+        for loss in data["losses"] if data["done"] == done else []:
             if (loss["stream"], loss["what"], loss["detail"]) not in known:
                 ledger.add(Loss(**loss))
 

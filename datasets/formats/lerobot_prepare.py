@@ -31,10 +31,12 @@ class ReadyVideo(VideoFrames):
     Attributes:
         info: what its header says.
         pixels: packed `PixelCounts`.
+        absent: the episode has no such camera: these are black frames.
     """
 
     info: VideoInfo | None = None
     pixels: str = ""
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class ReadyFiles(EncodedFrames):
     Attributes:
         pixels: packed `PixelCounts`; ``""`` for depth.
         stats: of depth, as JSON.
+        absent: the episode has no such camera: these are black frames.
     """
 
     pixels: str = ""
     stats: dict[str, Any] = field(default_factory=dict)
+    absent: bool = False
 
 
 def prepare_recording(recording: Recording, layout: Layout, folder: Path, ledger: Ledger) -> Recording:
@@ -63,7 +67,8 @@ def prepare_recording(recording: Recording, layout: Layout, folder: Path, ledger
     for key, laid in layout.laid.items():
         if laid.spec.kind not in ("image", "depth"):
             continue
-        if key not in streams:
+        absent = key not in streams
+        if absent:
             dtype = np.dtype(laid.spec.dtype)
             black = np.broadcast_to(np.zeros(1, dtype), (len(time), *laid.spec.shape))
             streams[key] = Track(ArrayFrames(black), time)
@@ -75,12 +80,12 @@ def prepare_recording(recording: Recording, layout: Layout, folder: Path, ledger
         if laid.storage == "video":
             path = folder / f"{laid.name}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            ready: Frames = _video(rows, laid, layout, path, ledger)
+            ready: ReadyVideo | ReadyFiles = _video(rows, laid, layout, path, ledger)
         elif laid.spec.kind == "depth":
             ready = _depth_files(rows, laid, ledger)
         else:
             ready = _image_files(rows, laid, layout, ledger)
-        streams[key] = Track(ready, streams[key].time)
+        streams[key] = Track(dataclasses.replace(ready, absent=absent), streams[key].time)
     return dataclasses.replace(recording, streams=streams)
 
 

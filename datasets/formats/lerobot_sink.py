@@ -64,13 +64,13 @@ class LeRobotSink:
         }
         self._partial.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(self._partial, begun)
-        self._journal.recall_losses(ledger)
         self.done, self._rows = 0, 0
         self._tasks: dict[str, int] = {}
         for line in self._journal.lines():
             for task in line["new_tasks"]:
                 self._tasks[task] = len(self._tasks)
             self._count(line)
+        self._journal.recall_losses(ledger, self.done)
 
     def write(self, recording: Recording) -> None:
         """Add an episode; images that `prepare_recording` has not made ready are made so here."""
@@ -78,10 +78,8 @@ class LeRobotSink:
         folder = self._journal.folder / "preparing"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        given = set(recording.streams)
-        ready = prepare_recording(recording, self.layout, folder, self.ledger)
-        line = self._write(ready, given)
-        self._journal.save_losses(self.ledger)
+        line = self._write(prepare_recording(recording, self.layout, folder, self.ledger))
+        self._journal.save_losses(self.ledger, self.done + 1)
         self._journal.add(line)
         close_videos()
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +151,7 @@ class LeRobotSink:
                         key=key,
                     )
 
-    def _write(self, ready: Recording, given: set[str]) -> dict[str, Any]:
+    def _write(self, ready: Recording) -> dict[str, Any]:
         """Write the files of an episode; its line for the journal."""
         episode, count = self.done, ready.num_steps
         time = next(iter(ready.streams.values())).time
@@ -203,7 +201,8 @@ class LeRobotSink:
             how = "capture times become k / fps; regrip reads them back from meta/regrip_times.parquet"
             worst = max(error, abs(float(time[0])))
             self.ledger.add(Loss("", "time", how, rows=count, measure={"max_error": worst}))
-        missing = set(self.layout.laid) - given
+        missing = set(self.layout.laid) - set(ready.streams)
+        missing |= {key for key, track in ready.streams.items() if getattr(track.rows, "absent", False)}
         return {
             "episode_index": episode,
             "length": count,
@@ -215,7 +214,7 @@ class LeRobotSink:
             "pixels": pixels,
             "time": None if np.array_equal(time, nominal) else time.tolist(),
             "side": line_of(ready, missing),
-            "black": [self.layout.laid[key].name for key in missing],
+            "black": sorted(self.layout.laid[key].name for key in missing if key != "task"),
         }
 
     def _indices(self, texts: Any) -> np.ndarray[Any, np.dtype[np.int64]]:

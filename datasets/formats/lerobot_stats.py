@@ -145,8 +145,9 @@ class Pool:
         old, both = self.total, self.weight + weight
         share = weight / both
         mean = old["mean"] + (stats["mean"] - old["mean"]) * share
-        power = (1 - share) * (old["std"] ** 2 + (old["mean"] - mean) ** 2)
-        power = power + share * (stats["std"] ** 2 + (stats["mean"] - mean) ** 2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            power = (1 - share) * (old["std"] ** 2 + (old["mean"] - mean) ** 2)
+            power = power + share * (stats["std"] ** 2 + (stats["mean"] - mean) ** 2)
         joined = {name: old[name] + (stats[name] - old[name]) * share for name in QUANTILES}
         joined |= {
             "min": np.fmin(old["min"], stats["min"]),

@@ -1,4 +1,4 @@
-"""Asking other packages, which live in an interpreter of their own (`make referees`), what they make of a set."""
+"""Asking other packages, in an interpreter of their own (`make referees`), what they make of a set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What the package lerobot makes of a set. Run by the referees' interpreter; knows nothing of regrip.
+"""What the package lerobot makes of a set.
 
-Usage: lerobot_referee.py read|write|convert FOLDER ARGUMENTS-AS-JSON; the answer is one line of JSON, arrays in
-an .npz beside it.
+Run by the referees' interpreter; knows nothing of regrip.
+
+Usage: lerobot_referee.py read|write|convert FOLDER ARGUMENTS-AS-JSON; the answer is one line of JSON, arrays
+go to an .npz file.
 """
 
 import json
