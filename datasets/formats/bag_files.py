@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import quote
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
@@ -359,7 +359,7 @@ class McapFile:
             elif op == Opcode.METADATA:
                 said = McapMetadata.read(stream)
                 self.metadata[said.name] = said.metadata
-        except (McapError, struct.error, UnicodeDecodeError) as error:
+        except (McapError, struct.error, UnicodeDecodeError, OverflowError) as error:
             raise TornError(f"a record of kind {op}: {error}") from error
 
     def peek(self, name: str) -> dict[str, str] | None:
@@ -391,7 +391,7 @@ _WANTED = {Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.CHUNK, Opcode.M
 def _mcap_chunk(payload: bytes) -> bytes:
     try:
         chunk = McapChunk.read(ReadDataStream(BytesIO(payload)))
-    except (McapError, struct.error, UnicodeDecodeError) as error:
+    except (McapError, struct.error, UnicodeDecodeError, OverflowError) as error:
         raise TornError(f"a chunk's head: {error}") from error
     data = inflate(chunk.data, chunk.compression, chunk.uncompressed_size)
     if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:

@@ -46,7 +46,7 @@ def open_rosbag2(path: Path, episode_topic: str = "") -> BagSource:
         source = BagSource("rosbag2", path, bags, episode_topic)
     except OSError as error:
         raise DataError(f"it cannot be read ({error})", "check the path and its rights", file=path) from error
-    source.problems[:0] = problems
+    source.add(problems)
     return source
 
 

@@ -39,7 +39,8 @@ CODECS = ("blosc", "zstd", "lz4", "zlib", "gzip", "bz2", *IMAGE_CODECS)
 class Files(Protocol):
     """The files of a store, by names with ``/``."""
 
-    where: Path
+    @property
+    def where(self) -> Path: ...
 
     def read(self, name: str, most: int) -> bytes | None:
         """A file's bytes; None if there is none.
