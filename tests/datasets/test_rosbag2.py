@@ -42,7 +42,7 @@ def save(path: Path, of: Contents, made: list[Recording], **options) -> Ledger:
     return ledger
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(recordings(), st.booleans())
 def test_round_trip(drawn, alone: bool) -> None:
     of, made = drawn
@@ -62,7 +62,7 @@ def test_round_trip(drawn, alone: bool) -> None:
             assert source.num_rows(index) == {key: len(track) for key, track in one.streams.items()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(recordings(aligned=False))
 def test_uneven_clocks_come_back_to_the_nanosecond(drawn) -> None:
     of, made = drawn
@@ -578,7 +578,7 @@ def read_all(path: Path) -> None:
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_mutated_files_end_in_words(tmp_path: Path, storage: StoragePlugin) -> None:
-    number = int(os.environ.get("REGRIP_FUZZ", "150"))
+    number = int(os.environ.get("REGRIP_FUZZ", "100"))
     pixels = np.zeros((4, 4, 3), np.uint8)
     messages = values([i / 10 for i in range(5)]) + [
         ("/cam", BEGAN + i, image(BEGAN + i, pixels, "rgb8")) for i in range(3)
