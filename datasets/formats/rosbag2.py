@@ -9,7 +9,9 @@ import yaml
 
 from ..ledger import DataError, Problem
 from . import Format
-from .bag_files import MCAP_MAGIC, BagFile, McapFile, SqliteFile
+from .bag_files import BagFile
+from .bag_mcap import MCAP_MAGIC, McapFile
+from .bag_sqlite import SqliteFile
 from .bags import BagSource, inside, natural
 from .rosbag2_write import create, plan
 
