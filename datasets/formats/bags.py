@@ -117,7 +117,8 @@ class BagSource:
             DataError: none of the bags can be read, or the topic is not in one of them.
         """
         self.format, self.path = format, str(path)
-        self.problems: list[Problem] = []
+        self._problems: list[Problem] = []
+        self.problems: Sequence[Problem] = self._problems
         self._root = path if path.is_dir() else path.parent
         self._bags: list[tuple[BagFile, ...]] = []
         self._episodes: list[_Episode] = []
@@ -142,14 +143,14 @@ class BagSource:
                 bag = gather(files, self._name(files))
             except DataError as error:
                 failure = error
-                self.problems.append(
+                self._problems.append(
                     Problem(error.what, f"the bag is left out; {error.remedy}", file=self._name(files))
                 )
                 continue
             self._bags.append(tuple(files))
             number = len(self._bags) - 1
             self._last = (number, bag)
-            self.problems += bag.problems
+            self._problems += bag.problems
             cameras |= bag.cameras
             for spec in self._said(bag)[0].values():
                 self._merge(specs, spec, number)
@@ -162,6 +163,10 @@ class BagSource:
         own = self._own_contents()
         if own is not None:
             self.contents = dataclasses.replace(own, streams=specs)
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Say what was found wrong before the files were opened."""
+        self._problems[:0] = problems
 
     def _own_contents(self) -> Contents | None:
         """What a bag that regrip wrote says of its set, where it was taken out of it."""
@@ -178,7 +183,7 @@ class BagSource:
     def _merge(self, specs: dict[str, StreamSpec], spec: StreamSpec, episode: int) -> None:
         known = specs.setdefault(spec.key, spec)
         if not _fits(known, spec):
-            self.problems.append(
+            self._problems.append(
                 Problem(
                     f"it is {spec.kind} {spec.dtype} {spec.shape} {list(spec.names)} here and "
                     f"{known.kind} {known.dtype} {known.shape} {list(known.names)} in an earlier episode",
@@ -213,7 +218,7 @@ class BagSource:
                 self._episodes.append(_Episode(number, rows, (begin - began) / 1e9, until, task))
         if not any(values):
             name = self._name(self._bags[number])
-            self.problems.append(Problem("nothing marks an episode in it", "the bag is left out", file=name))
+            self._problems.append(Problem("nothing marks an episode in it", "the bag is left out", file=name))
 
     def __len__(self) -> int:
         return len(self._episodes)

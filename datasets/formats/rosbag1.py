@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..ledger import DataError
 from . import Format
-from .bag_files import ROSBAG1_MAGIC, Rosbag1File
+from .bag_ros1 import ROSBAG1_MAGIC, Rosbag1File
 from .bags import BagSource, inside, natural
 
 SUFFIXES = (".bag", ".active")  # x.bag.active is what rosbag record leaves when it is killed

@@ -9,7 +9,9 @@ import yaml
 
 from ..ledger import DataError, Problem
 from . import Format
-from .bag_files import MCAP_MAGIC, BagFile, McapFile, SqliteFile
+from .bag_files import BagFile
+from .bag_mcap import MCAP_MAGIC, McapFile
+from .bag_sqlite import SqliteFile
 from .bags import BagSource, inside, natural
 from .rosbag2_write import create, plan
 
@@ -46,7 +48,7 @@ def open_rosbag2(path: Path, episode_topic: str = "") -> BagSource:
         source = BagSource("rosbag2", path, bags, episode_topic)
     except OSError as error:
         raise DataError(f"it cannot be read ({error})", "check the path and its rights", file=path) from error
-    source.problems[:0] = problems
+    source.add(problems)
     return source
 
 

@@ -28,9 +28,9 @@ from ..ledger import DataError, Ledger, Loss
 from ..recording import Contents, Frames, Recording, StreamSpec, Track
 from ..resampling import to_ns
 from . import WriteOptions
-from .bag_columns import topic_key
+from .bag_columns import RECORD, topic_key
 from .bag_messages import typestore
-from .bags import RECORD, SIDE_FILE
+from .bags import SIDE_FILE
 from .partial import PLAN, begin, cannot, finish, sync, write_whole
 
 # version 5 is the newest that Humble reads; later distributions read it too
@@ -154,7 +154,7 @@ class Rosbag2Sink:
                 writer.add_message(channels[key], log_time=ns, data=data, publish_time=ns, sequence=number)
                 counts[key] += 1
                 first, last = min(first, ns), max(last, ns)
-            writer.finish()
+            writer.finish()  # type: ignore[no-untyped-call]
         sync(path)
         text = _metadata(path.name, [(lines[key], n) for key, n in counts.items()], first, last)
         write_whole(folder / "metadata.yaml", text.encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class UmiFrames:
     def __getitem__(self, index: int) -> NDArray[Any]:
         index = range(self.num)[index]
         try:
-            image = self.array.rows(self.start + index, self.start + index + 1)[0]
+            image: NDArray[Any] = self.array.rows(self.start + index, self.start + index + 1)[0]
         except DataError as error:
             raise DataError(
                 error.what,
@@ -88,7 +88,8 @@ class UmiSource:
             DataError: it is no ReplayBuffer, or its ends and arrays contradict each other.
         """
         self.path = str(path)
-        self.problems: list[Problem] = []
+        self._problems: list[Problem] = []
+        self.problems: Sequence[Problem] = self._problems
         self._files: Files = FolderFiles(path) if path.is_dir() else ZipFiles(path)
         if self._files.read("zarr.json", 1 << 20) is not None:
             raise DataError("it is of zarr format 3", "ReplayBuffers are of format 2", file=path)
@@ -102,7 +103,7 @@ class UmiSource:
             return
         self.contents = Contents(streams, conventions=_conventions(streams))
         if self._times is None:
-            self.problems.append(
+            self._problems.append(
                 Problem(
                     "the format has no times and no rate",
                     "rows count as one second apart: give the rate in the mapping (UMI records 59.94 Hz)",
@@ -117,14 +118,13 @@ class UmiSource:
         where = f"{self.path}/{SIDE_FILE}"
         contents = contents_from_json(said.get("contents"), where)
         arrays, episodes = said.get("arrays"), said.get("episodes")
-        good = (
+        if not (
             isinstance(arrays, dict)
             and set(arrays) <= set(contents.streams)
             and all(isinstance(name, str) and "/" not in name for name in arrays.values())
             and isinstance(episodes, list)
             and all(_good_episode(one) for one in episodes)
-        )
-        if not good:
+        ):
             raise DataError("it is damaged", "remove it, and task, success and times are lost", file=where)
         return contents, arrays, episodes
 
@@ -146,7 +146,7 @@ class UmiSource:
             array = open_array(self._files, f"data/{name}")
             if array is None:
                 what = "it holds no array"
-                self.problems.append(Problem(what, "it is left out", file=f"data/{name}"))
+                self._problems.append(Problem(what, "it is left out", file=f"data/{name}"))
             elif name == TIMESTAMP and self._times is not None:
                 continue
             elif wanted is None:
@@ -169,7 +169,7 @@ class UmiSource:
             missing = array.missing_chunks()
             padded = self._said is not None and any(one["lacks"] for one in self._said[2])
             if missing and not padded:
-                self.problems.append(
+                self._problems.append(
                     Problem(
                         f"{missing} of its chunks have no file",
                         f"they are read as {array.fill}, as zarr does: compare with another copy of the set",
@@ -186,7 +186,7 @@ class UmiSource:
             return StreamSpec(IMAGE_PREFIX + name, "image", "uint8", shape, about=about | codec)
         as_floats = len(shape) == 3 and shape[2] == 3 and dtype.kind == "f" and shape[0] > 8
         if as_floats and array.shape[0] and _whole(array.rows(0, 1)):
-            self.problems.append(
+            self._problems.append(
                 Problem(
                     f"its images are held as {dtype}, and are whole numbers from 0 to 255",
                     "they are read as uint8",
@@ -265,7 +265,7 @@ class UmiSource:
         return whole
 
     def _tell(self, what: str, remedy: str, file: str) -> None:
-        self.problems.append(Problem(what, remedy, file=file))
+        self._problems.append(Problem(what, remedy, file=file))
 
     def _present(self, episode: int) -> dict[str, Array]:
         _, end = self._bounds[episode]
@@ -337,8 +337,8 @@ class UmiSource:
                 file=self._times.name,
                 episode=episode,
             )
-            if told not in self.problems:
-                self.problems.append(told)
+            if told not in self._problems:
+                self._problems.append(told)
             return nominal, None
         if self._said is not None or not len(time):
             return time, None

@@ -82,12 +82,9 @@ class UmiSink:
         try:
             self._data.mkdir(parents=True, exist_ok=True)
             self._episodes = self._recover()
+            self.done = len(self._episodes)
         except OSError as error:
             raise cannot("be written", self._part, error) from error
-
-    @property
-    def done(self) -> int:
-        return len(self._episodes)
 
     @property
     def _rows(self) -> int:
@@ -169,6 +166,7 @@ class UmiSink:
         except OSError as error:
             raise cannot("be written", self._part, error) from error
         self._episodes.append(line)
+        self.done += 1
         self._torn = False
 
     def _append(self, path: Path, data: bytes) -> None:

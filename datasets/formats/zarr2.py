@@ -1,6 +1,6 @@
 """Reading arrays of zarr format 2 out of a folder or a zip file, with every declared size checked first.
 
-zarr-python opens the same stores, but hands a chunk to whatever codec its metadata names (pickle among them),
+zarr-python opens the same stores, but hands a chunk to any codec that its metadata names (some run code),
 lets it decompress to any size, and gives no way to the bytes of a chunk that is an image file.
 """
 
@@ -39,7 +39,8 @@ CODECS = ("blosc", "zstd", "lz4", "zlib", "gzip", "bz2", *IMAGE_CODECS)
 class Files(Protocol):
     """The files of a store, by names with ``/``."""
 
-    where: Path
+    @property
+    def where(self) -> Path: ...
 
     def read(self, name: str, most: int) -> bytes | None:
         """A file's bytes; None if there is none.

@@ -54,7 +54,7 @@ def save(path: Path, of: Contents, made: list[Recording], **options) -> Ledger:
     return ledger
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(recordings(), st.sampled_from(["set.zarr", "set.zarr.zip"]), st.sampled_from(["copy", "jxl"]))
 def test_round_trip(drawn, name: str, images: str) -> None:
     of, made = drawn
@@ -198,19 +198,26 @@ def test_pusht_with_its_float_images_and_large_chunks(tmp_path: Path) -> None:
 
 
 def test_ends_and_lengths_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    umi(tmp_path / "a.zarr", ends=(2, 5))
+    umi(tmp_path / "good.zarr", short=np.zeros((3, 2)))
+
+    def with_ends(name: str, *ends: int) -> None:
+        shutil.copytree(tmp_path / "good.zarr", tmp_path / name)
+        meta = tmp_path / name / "meta" / "episode_ends"
+        rewrite(meta / ".zarray", shape=[len(ends)], chunks=[len(ends)], compressor=None)
+        (meta / "0").write_bytes(np.array(ends, "<i8").tobytes())
+
+    with_ends("a.zarr", 2, 5)
     assert any("1 rows come after the last episode" in p.what for p in open_umi(tmp_path / "a.zarr").problems)
-    umi(tmp_path / "b.zarr", ends=(2, 2, 6, 9))
+    with_ends("b.zarr", 2, 2, 6, 9)
     source = open_umi(tmp_path / "b.zarr")
     assert [source.num_rows(i)["robot0_eef_pos"] for i in range(len(source))] == [2, 4]
     assert any("no rows" in p.what for p in source.problems)
     assert any("goes to row 9" in p.what for p in source.problems)
     for name, ends in (("c", (4, 2)), ("d", (9, 12)), ("e", (-1, 6))):
-        umi(tmp_path / f"{name}.zarr", ends=ends)
+        with_ends(f"{name}.zarr", *ends)
         with pytest.raises(DataError, match="episode"):
             open_umi(tmp_path / f"{name}.zarr")
-    umi(tmp_path / "f.zarr", short=np.zeros((3, 2)))
-    source = open_umi(tmp_path / "f.zarr")
+    source = open_umi(tmp_path / "good.zarr")
     assert ["short" in source[i].streams for i in range(2)] == [True, False]
     (tmp_path / "a.zarr" / "data" / "camera0_rgb" / "3.0.0.0").unlink()
     assert any("1 of its chunks" in p.what for p in open_umi(tmp_path / "a.zarr").problems)
@@ -312,8 +319,8 @@ def test_a_changing_subtask_and_odd_keys_come_back(tmp_path: Path) -> None:
     assert source[0].about == {"x": [1, None]}
 
 
-@pytest.mark.parametrize("name", ["set.zarr", "set.zarr.zip"])
-def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path, name: str) -> None:
+def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path) -> None:
+    name = "set.zarr.zip"
     code = textwrap.dedent(
         """
         import os, signal, sys
@@ -386,13 +393,12 @@ def test_bombs_end_at_their_declared_size(tmp_path: Path) -> None:
         "zstd": bytes(numcodecs.Zstd().encode(bytes(10**7))),
         "lz4": bytes(numcodecs.LZ4().encode(bytes(10**7))),
     }
+    umi(tmp_path / "a.zarr")
     for codec, bomb in bombs.items():
-        umi(tmp_path / "a.zarr")
         rewrite(tmp_path / "a.zarr/data/robot0_eef_pos/.zarray", compressor={"id": codec})
         (tmp_path / "a.zarr/data/robot0_eef_pos/0.0").write_bytes(bomb)
         with pytest.raises(DataError, match="episode 0, robot0_eef_pos"):
             _ = open_umi(tmp_path / "a.zarr")[0]
-        shutil.rmtree(tmp_path / "a.zarr")
 
 
 def test_zip_files_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
@@ -436,7 +442,7 @@ def test_mutated_sets_end_in_words(tmp_path: Path, kind: str) -> None:
                 packed.write(one, one.relative_to(path))
         path = tmp_path / "a.zarr.zip"
     files = [path] if kind == "zip" else sorted(p for p in path.rglob("*") if p.is_file())
-    for _ in range(int(os.environ.get("REGRIP_FUZZ", "120"))):
+    for _ in range(int(os.environ.get("REGRIP_FUZZ", "60"))):
         file = files[int(rng.integers(0, len(files)))]
         data = file.read_bytes()
         changed, at = bytearray(data), int(rng.integers(0, max(1, len(data))))
