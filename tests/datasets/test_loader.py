@@ -20,8 +20,7 @@ import torch
 from recordings import FRONT, WRIST, contents, recording
 from torch.utils.data import DataLoader
 
-from regrip.datasets import batches
-from regrip.datasets.batches import Batch
+from regrip.datasets.batches import Batch, MapMaker, Workers
 from regrip.datasets.ledger import DataError
 from regrip.datasets.loader import BatchLoader, OrderSampler, RobotDataset, as_it_is
 from regrip.datasets.mixture import Member, Samples
@@ -140,7 +139,7 @@ def test_tensors_are_uint8_with_channels_first(store: Path) -> None:
 def test_a_killed_worker_is_said(store: Path) -> None:
     samples = samples_of(store)
     order = EpochOrder(len(samples), 6)
-    with batches.Workers(samples, order, 0, 1, 2) as workers:
+    with Workers(MapMaker(samples, order, 0, 1), 2) as workers:
         made = iter(workers)
         next(made)
         os.kill(workers.pids[1], signal.SIGKILL)
@@ -153,13 +152,13 @@ def test_workers_end_with_a_parent_that_is_killed(store: Path, tmp_path: Path) -
     script.write_text(
         f"""
 import time
-from regrip.datasets.batches import Workers
+from regrip.datasets.batches import MapMaker, Workers
 from regrip.datasets.mixture import Member, Samples
 from regrip.datasets.sampler import EpochOrder
 from regrip.datasets.store import Store
 if __name__ == "__main__":
     samples = Samples([Member(Store({str(store)!r}))])
-    workers = Workers(samples, EpochOrder(len(samples), 6), 0, 1, 2)
+    workers = Workers(MapMaker(samples, EpochOrder(len(samples), 6), 0, 1), 2)
     next(iter(workers))
     print(*workers.pids, workers._memory.name, flush=True)
     time.sleep(600)
