@@ -1,6 +1,7 @@
 """Whole batches made by worker processes in memory that all share; nothing is sent but numbers and tasks.
 
-What a batch holds depends on its step alone, so the number of workers changes nothing but speed. Nothing here imports torch: a worker starts in a second.
+What a batch holds depends on its step alone, so the number of workers changes nothing but speed. Nothing here
+imports torch: a worker starts in a second.
 """
 
 from __future__ import annotations

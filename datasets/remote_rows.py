@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -47,8 +49,21 @@ class RemoteSet:
         """
         self.url, self._options = url, options
         self._connect()
-        self._mirror = tempfile.TemporaryDirectory(prefix="regrip-remote-")
-        here = Path(self._mirror.name)
+        with tempfile.TemporaryDirectory(prefix="regrip-remote-") as here:
+            self._look(Path(os.path.realpath(here)))
+        for problem in self.store.problems:
+            if "zarr-python" in problem.remedy:
+                raise DataError(
+                    f"{problem.what}: it cannot be streamed",
+                    "convert the set anew, or copy it here and read it slowly",
+                    file=url,
+                    key=problem.key,
+                )
+        self._indices: dict[tuple[str, int], NDArray[np.uint64]] = {}
+        self._lock = threading.Lock()
+
+    def _look(self, here: Path) -> None:
+        """Copy what the set says of itself, and read that."""
         self._copy("zarr.json", here, most=_MOST_HEAD)
         head, _ = read_head(here)
         self._copy("episodes.jsonl", here)
@@ -60,15 +75,6 @@ class RemoteSet:
                 self._copy(f"{folder}/{name}/zarr.json", here, most=_MOST_HEAD)
         self.store = Store(here)
         self._head: Head = head
-        self._indices: dict[tuple[str, int], NDArray[np.uint64]] = {}
-        for problem in self.store.problems:
-            if "zarr-python" in problem.remedy:
-                raise DataError(
-                    f"{problem.what}: it cannot be streamed",
-                    "convert the set anew, or copy it here and read it slowly",
-                    file=url,
-                    key=problem.key,
-                )
 
     def __reduce__(self) -> Any:
         return _open, (self.url, self._options)
@@ -133,24 +139,26 @@ class RemoteSet:
         Raises:
             DataError: the index does not fit its crc or leads out of what a shard can be.
         """
-        if (key, shard) not in self._indices:
-            index, whole = parse_index(self.read(path, 0, INDEX))
-            count = int(self.store.bounds(key)[:, 1].max()) - shard * SHARD
-            mine = index[: max(0, min(count, SHARD))]
-            good = inside(mine, 1 << 40) & (mine[:, 1] <= _MOST_IMAGE)
-            if not whole or not good.all():
-                raise DataError(
-                    "the index of a shard is damaged",
-                    "run `regrip data repair` where the set lies",
-                    file=f"{self.url}/{path}",
-                    frame=shard * SHARD + int(np.argmin(good)),
-                    key=key,
-                )
+        held = self._indices.get((key, shard))
+        if held is not None:
+            return held
+        index, whole = parse_index(self.read(path, 0, INDEX))
+        count = int(self.store.bounds(key)[:, 1].max()) - shard * SHARD
+        mine = index[: max(0, min(count, SHARD))]
+        good = inside(mine, 1 << 40) & (mine[:, 1] <= _MOST_IMAGE)
+        if not whole or not good.all():
+            raise DataError(
+                "the index of a shard is damaged",
+                "run `regrip data repair` where the set lies",
+                file=f"{self.url}/{path}",
+                frame=shard * SHARD + int(np.argmin(good)),
+                key=key,
+            )
+        with self._lock:
             while len(self._indices) >= _INDICES:
-                self._indices.pop(next(iter(self._indices)), None)
+                self._indices.pop(next(iter(self._indices)))
             self._indices[key, shard] = index
-            return index
-        return self._indices[key, shard]
+        return index
 
     def _path(self, key: str, name: str, number: int, dimensions: int) -> str:
         array = self._head.folder(Path(), key) / name

@@ -1,10 +1,10 @@
-"""Training from an object store: nothing is copied here but what is in the buffer, and nothing is read twice.
+"""Training from an object store: what is not in the buffer is not here, and nothing is fetched twice.
 
-The set's episodes are cut into blocks of neighbours, which are dealt to lanes in an order that is new in every
-epoch. A lane reads some blocks at a time, shuffles the samples of these together, and goes on. Batches take the
-same number of samples from every lane, and ranks and their workers own whole lanes: so every sample comes once
-in an epoch, each block is fetched by one worker only, and the batches are the same whatever the number of ranks
-and workers. To resume is to begin at a step: the blocks it needs are fetched, no others.
+The set's episodes are cut into blocks of neighbours, which are dealt to lanes in an order that is new in
+every epoch. A lane reads some blocks at a time, shuffles the samples of these together, and goes on. Batches
+take as many samples from every lane, and ranks and their workers own whole lanes: so every sample comes once
+in an epoch, each block is fetched by one worker only, and batches are the same whatever the number of ranks and
+workers. To resume is to begin at a step: the blocks it needs are fetched, no others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from .remote_rows import FetchedRows, RemoteSet
 from .sampler import permute
 from .samples import Arrays, Field, Reading, SampleReader
 
-_MIXED = 4  # blocks that are shuffled together
+_MIXED = 4  # blocks that are shuffled together, at least, where episodes are short enough
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,20 @@ class StreamOrder:
         blocks: samples of each block.
         batch_size: of all ranks together; a multiple of `lanes`.
         lanes: a multiple of the number of ranks.
+        mixed: samples that are shuffled together in a lane, unless one block has more.
         seed: of the run.
     """
 
     blocks: tuple[int, ...]
     batch_size: int
     lanes: int
+    mixed: int
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.batch_size < 1 or self.batch_size % self.lanes:
             raise ValueError(
-                f"a batch of {self.batch_size} is not the same number from each of {self.lanes} lanes"
+                f"a batch of {self.batch_size} cannot take as many from each of {self.lanes} lanes"
             )
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError("there are no samples, or empty blocks")
@@ -76,13 +78,13 @@ class StreamOrder:
 
     def lanes_of(self, epoch: int) -> list[Lane]:
         """The lanes of an epoch; they differ by less than two blocks."""
-        return _deal(self.blocks, self.lanes, self.seed, epoch)
+        return _deal(self.blocks, self.lanes, self.mixed, self.seed, epoch)
 
     def step(self, step: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
         """Of the batch of a step, counted from the start of training.
 
         Returns:
-            The epoch, and for each place of the global batch the lane (n,) and the sample's number in it (n,).
+            The epoch, and for each place of the global batch its lane (n,) and its number in that lane (n,).
 
         Raises:
             ValueError: the step is negative.
@@ -105,18 +107,23 @@ class StreamOrder:
             begin = end
         return epoch, lane, number
 
-    def sample(self, epoch: int, lane: int, number: int) -> tuple[int, int]:
-        """Group of a lane, and number in the group, of the lane's sample `number`."""
+    def samples(
+        self, epoch: int, lane: int, numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Groups of a lane (n,), and numbers in these groups (n,), of the lane's samples `numbers`."""
         mine = self.lanes_of(epoch)[lane]
-        group = int(np.searchsorted(mine.ends, number, side="right"))
-        first = int(mine.ends[group - 1]) if group else 0
-        size = int(mine.ends[group]) - first
-        place = permute(np.array([number - first]), size, "stream", self.seed, epoch, lane, group)
-        return group, int(place[0])
+        groups = np.searchsorted(mine.ends, numbers, side="right")
+        places = np.empty_like(numbers)
+        for group in np.unique(groups).tolist():
+            here = groups == group
+            first = int(mine.ends[group - 1]) if group else 0
+            size = int(mine.ends[group]) - first
+            places[here] = permute(numbers[here] - first, size, "stream", self.seed, epoch, lane, group)
+        return groups, places
 
 
 @lru_cache(4)
-def _deal(blocks: tuple[int, ...], lanes: int, seed: int, epoch: int) -> list[Lane]:
+def _deal(blocks: tuple[int, ...], lanes: int, mixed: int, seed: int, epoch: int) -> list[Lane]:
     """Blocks in random order, each to the lane that has least."""
     order = permute(np.arange(len(blocks)), len(blocks), "blocks", seed, epoch)
     heap = [(0, lane) for lane in range(lanes)]
@@ -127,14 +134,15 @@ def _deal(blocks: tuple[int, ...], lanes: int, seed: int, epoch: int) -> list[La
         heapq.heappush(heap, (size + blocks[block], lane))
     made = []
     for mine in dealt:
-        groups = tuple(tuple(mine[at : at + _MIXED]) for at in range(0, len(mine), _MIXED))
+        cuts = _cut([blocks[block] for block in mine], mixed) if mine else [0]
+        groups = tuple(tuple(mine[a:b]) for a, b in pairwise(cuts))
         ends = np.cumsum([sum(blocks[block] for block in group) for group in groups], dtype=np.int64)
         made.append(Lane(groups, ends))
     return made
 
 
 class StreamMaker:
-    """Batches of a remote set; see `batches.Maker`. It keeps at most two groups of every lane that is its own."""
+    """Batches of a remote set (a `batches.Maker`), with at most two groups of each of its lanes in memory."""
 
     def __init__(
         self,
@@ -169,16 +177,18 @@ class StreamMaker:
     def make(self, step: int, out: Arrays, worker: int, workers: int) -> list[tuple[int, str]]:
         epoch, lane, number = self._order.step(step)
         rows = np.flatnonzero(lane % self._world == self._rank)
+        lane, number = lane[rows], number[rows]
         answer: list[tuple[int, str]] = []
-        for mine in np.unique(lane[rows]).tolist():
-            if mine // self._world % workers != worker:
-                continue
-            at = np.flatnonzero(lane[rows] == mine)
-            found = [self._order.sample(epoch, mine, int(one)) for one in number[rows][at]]
-            for group in dict.fromkeys(group for group, _ in found):
-                which = [index for index, (one, _) in enumerate(found) if one == group]
-                samples = np.array([found[index][1] for index in which])
-                answer += self._group(epoch, mine, group).fill(samples, out, at[which], self.fields)
+        mine = [one for one in np.unique(lane).tolist() if one // self._world % workers == worker]
+        found = {one: self._order.samples(epoch, one, number[lane == one]) for one in mine}
+        for one in mine:  # all at once, not each when the one before is there
+            self._start(epoch, one, int(found[one][0][0]))
+        for one in mine:
+            at = np.flatnonzero(lane == one)
+            groups, places = found[one]
+            for group in np.unique(groups).tolist():
+                here = groups == group
+                answer += self._group(epoch, one, group).fill(places[here], out, at[here], self.fields)
         return answer
 
     def held_bytes(self) -> int:
@@ -187,13 +197,12 @@ class StreamMaker:
 
     def _group(self, epoch: int, lane: int, group: int) -> _Group:
         """A group of a lane; the one after it is fetched meanwhile, those before are let go."""
-        for key in [key for key in self._held if key[1] == lane and key < (epoch, lane, group)]:
-            del self._held[key]
         ahead = (epoch, lane, group + 1)
         if group + 1 >= len(self._order.lanes_of(epoch)[lane].groups):
             ahead = (epoch + 1, lane, 0)
-        wanted = self._start(epoch, lane, group)
-        done = wanted.result()
+        for key in [key for key in self._held if key[1] == lane and key not in ((epoch, lane, group), ahead)]:
+            del self._held[key]
+        done = self._start(epoch, lane, group).result()
         self._start(*ahead)
         return done
 
@@ -270,14 +279,14 @@ class StreamLoader:
 
         Args:
             remote: the set.
-            batch_size: of all ranks together; a multiple of `lanes`. The last batch of an epoch is smaller, and
-                ranks may have parts of different sizes in the last few.
+            batch_size: of all ranks together; a multiple of `lanes`. The last batch of an epoch is smaller,
+                and ranks may have parts of different sizes in the last few, or none.
             reading: what a sample is.
             scaling: of streams of numbers.
             seed: of the order.
-            lanes: sources that batches are mixed from; a multiple of `world`, and at least one for each worker.
-            buffer_bytes: of encoded rows that all ranks hold together; half of it is being fetched. What is in
-                it is shuffled. One episode for each lane must fit; a longer one makes it larger.
+            lanes: sources that batches are mixed from; a multiple of `world`, one for each worker at least.
+            buffer_bytes: of encoded rows that all ranks hold together; half of it is being fetched. What is
+                in it is shuffled. Two episodes for each lane must fit, or it becomes larger.
             rank: of this process in the training run.
             world: number of its processes.
             workers: processes that make batches for this one; 0 makes them here.
@@ -300,13 +309,14 @@ class StreamLoader:
         ):
             rows = int(remote.store.bounds(key)[:, 1].max(initial=0))
             per_sample += (remote.bytes_per_row(key) + 8) * rows / len(whole)
-        block = max(1, int(buffer_bytes / per_sample / lanes / 2 / _MIXED))
-        starts = _cut(sizes.tolist(), block)
+        mixed = max(1, int(buffer_bytes / per_sample / lanes / 2))
+        starts = _cut(sizes.tolist(), max(1, mixed // _MIXED))
         before = np.concatenate([[0], np.cumsum(sizes)])
         self.order = StreamOrder(
-            tuple(int(before[b] - before[a]) for a, b in zip(starts, starts[1:], strict=False)),
+            tuple(int(before[b] - before[a]) for a, b in pairwise(starts)),
             batch_size,
             lanes,
+            mixed,
             seed,
         )
         self.maker = StreamMaker(remote, self.order, starts, reading, dict(scaling or {}), rank, world)
@@ -334,7 +344,7 @@ class StreamLoader:
 
 
 def _cut(sizes: Sequence[int], most: int) -> list[int]:
-    """Starts of runs of episodes of at most `most` samples, or of one episode; and the end of the last."""
+    """Starts of runs of at most `most` samples, or of one episode (block); and the end of the last."""
     starts, held = [0], 0
     for episode, size in enumerate(sizes):
         if held and held + size > most:
