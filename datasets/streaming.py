@@ -3,8 +3,8 @@
 The set's episodes are cut into blocks of neighbours, which are dealt to lanes in an order that is new in
 every epoch. A lane reads some blocks at a time, shuffles the samples of these together, and goes on. Batches
 take as many samples from every lane, and ranks and their workers own whole lanes: so every sample comes once
-in an epoch, each block is fetched by one worker only, and batches are the same whatever the number of ranks and
-workers. To resume is to begin at a step: the blocks it needs are fetched, no others.
+in an epoch, each block is fetched by one worker only, and batches are the same whatever the number of ranks
+and workers. To resume is to begin at a step: the blocks it needs are fetched, no others.
 """
 
 from __future__ import annotations
