@@ -1,7 +1,7 @@
 """Whole batches made by worker processes in memory that all share; nothing is sent but numbers and tasks.
 
-Step s is made by worker s modulo their number, and what a batch holds depends on its step alone, so the
-number of workers changes nothing but speed. Nothing here imports torch: a worker starts in a second.
+What a batch holds depends on its step alone, so the number of workers changes nothing but speed. Nothing here
+imports torch: a worker starts in a second.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .ledger import DataError
 from .mixture import Samples
@@ -42,7 +44,7 @@ class Batch:
     step: int
     arrays: Arrays
     task: list[str]
-    place: np.ndarray[Any, np.dtype[np.int64]]
+    place: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.task)
@@ -52,30 +54,67 @@ class Batch:
         return Batch(self.step, {k: v.copy() for k, v in self.arrays.items()}, self.task, self.place)
 
 
+class Maker(Protocol):
+    """What makes batches in a worker process, or in this one.
+
+    Attributes:
+        fields: the arrays of a batch, by name.
+        room: most samples that this rank's part of a batch can have.
+    """
+
+    fields: dict[str, Field]
+    room: int
+
+    def places(self, step: int) -> NDArray[np.int64]:
+        """(n,) places in the global batch of this rank's part of it."""
+        ...
+
+    def make(self, step: int, out: Arrays, worker: int, workers: int) -> list[tuple[int, str]]:
+        """Fill `worker`'s share of this rank's part of a batch; give its rows and their tasks.
+
+        Raises:
+            DataError: a row is damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MapMaker:
+    """Batches of samples that can be read in any order; a worker makes the whole of a batch, or nothing."""
+
+    samples: Samples
+    order: Order
+    rank: int
+    world: int
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        return self.samples.fields
+
+    @property
+    def room(self) -> int:
+        return -(-len(self.order.draw(0)) // self.world)
+
+    def places(self, step: int) -> NDArray[np.int64]:
+        return self.order.draw(step, self.rank, self.world).place
+
+    def make(self, step: int, out: Arrays, worker: int, workers: int) -> list[tuple[int, str]]:
+        if step % workers != worker:
+            return []
+        return list(enumerate(self.samples.fill(self.order.draw(step, self.rank, self.world), out)))
+
+
 class Workers:
     """Worker processes and the batches they make.
 
     Use as a context manager, or `close` it: workers are processes.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        order: Order,
-        rank: int,
-        world: int,
-        num: int,
-        *,
-        ahead: int = 2,
-        start: int = 0,
-    ) -> None:
+    def __init__(self, maker: Maker, num: int, *, ahead: int = 2, start: int = 0) -> None:
         """Start the processes; they begin at once.
 
         Args:
-            samples: what is read; it is sent to the workers, which open its files anew.
-            order: of the samples.
-            rank: whose part of each batch is made.
-            world: number of ranks.
+            maker: what they do; it is sent to them, and opens its files anew.
             num: worker processes.
             ahead: batches that each worker may have ready.
             start: the first step.
@@ -83,20 +122,17 @@ class Workers:
         Raises:
             DataError: there is too little shared memory.
         """
-        self._size = -(-len(order.draw(0)) // world)
-        self._fields = samples.fields
-        self._slots = num * ahead
-        self._offsets, self._slot_bytes = _layout(self._fields, self._size)
+        self._maker, self._size, self._slots = maker, maker.room, num * ahead
+        self._offsets, self._slot_bytes = _layout(maker.fields, self._size)
         _check_shared(self._slot_bytes * self._slots)
         self._memory = SharedMemory(create=True, size=max(1, self._slot_bytes * self._slots))
-        self._order, self._rank, self._world = order, rank, world
         self._workers: list[tuple[SpawnProcess, Connection]] = []
         self._next, self._asked = start, start
         context = multiprocessing.get_context("spawn")
         try:
-            for _ in range(num):
+            for number in range(num):
                 ours, theirs = context.Pipe()
-                job = (theirs, samples, order, rank, world, self._memory.name, self._size, self._slots)
+                job = (theirs, maker, number, num, self._memory.name, self._slots)
                 process = context.Process(target=_work, args=job, daemon=True)
                 process.start()
                 theirs.close()
@@ -126,8 +162,7 @@ class Workers:
             RuntimeError: a worker died.
         """
         while True:
-            step = self._next
-            yield self._receive(step)
+            yield self._receive(self._next)
             self._next += 1
             self._ask()  # its slot is free again
 
@@ -148,13 +183,22 @@ class Workers:
             self._memory.unlink()
 
     def _ask(self) -> None:
-        _, pipe = self._workers[self._asked % len(self._workers)]
-        with suppress(OSError):  # it is dead: `_receive` says so
-            pipe.send(self._asked)
+        for _, pipe in self._workers:
+            with suppress(OSError):  # it is dead: `_receive` says so
+                pipe.send(self._asked)
         self._asked += 1
 
     def _receive(self, step: int) -> Batch:
-        process, pipe = self._workers[step % len(self._workers)]
+        places = self._maker.places(step)
+        tasks = [""] * len(places)
+        for process, pipe in self._workers:
+            for row, task in self._answer(process, pipe, step):
+                tasks[row] = task
+        begin = step % self._slots * self._slot_bytes
+        views = _views(self._memory, self._maker.fields, self._offsets, begin, self._size)
+        return Batch(step, {name: view[: len(tasks)] for name, view in views.items()}, tasks, places)
+
+    def _answer(self, process: SpawnProcess, pipe: Connection, step: int) -> list[tuple[int, str]]:
         wait([pipe, process.sentinel])
         try:
             if not pipe.poll():
@@ -172,43 +216,27 @@ class Workers:
             raise answer
         if isinstance(answer, str):
             raise RuntimeError(f"loader worker {process.pid} failed at batch {step}:\n{answer}")
-        views = _views(
-            self._memory, self._fields, self._offsets, step % self._slots * self._slot_bytes, self._size
-        )
-        place = self._order.draw(step, self._rank, self._world).place
-        return Batch(step, {name: view[: len(answer)] for name, view in views.items()}, answer, place)
+        made: list[tuple[int, str]] = answer
+        return made
 
 
-def _work(
-    pipe: Connection,
-    samples: Samples,
-    order: Order,
-    rank: int,
-    world: int,
-    memory: str,
-    size: int,
-    slots: int,
-) -> None:
+def _work(pipe: Connection, maker: Maker, worker: int, workers: int, memory: str, slots: int) -> None:
     """Make the batches that are asked for, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     shared = SharedMemory(memory)
-    offsets, slot_bytes = _layout(samples.fields, size)
+    offsets, slot_bytes = _layout(maker.fields, maker.room)
     while True:
         try:
             step = pipe.recv()
         except (EOFError, OSError):
             break
         try:
-            draw = order.draw(step, rank, world)
-            views = _views(shared, samples.fields, offsets, step % slots * slot_bytes, size)
-            answer: Any = samples.fill(draw, views)
+            views = _views(shared, maker.fields, offsets, step % slots * slot_bytes, maker.room)
+            answer: Any = maker.make(step, views, worker, workers)
         except DataError as error:
             answer = error
-        except (ValueError, LookupError, OSError, MemoryError, AssertionError, TypeError):
-            import traceback
-
+        except (ValueError, LookupError, OSError, MemoryError, AssertionError, TypeError, AttributeError):
             answer = traceback.format_exc()
-        del views
         try:
             pipe.send(answer)
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -33,6 +34,10 @@ class DataError(ValueError):
         self.what, self.remedy, self.file = what, remedy, str(file)
         self.episode, self.frame, self.key = episode, frame, key
         super().__init__(f"{place(self.file, episode, frame, key)}{what}. {remedy}")
+
+    def __reduce__(self) -> Any:  # from a worker process
+        where = {"file": self.file, "episode": self.episode, "frame": self.frame, "key": self.key}
+        return partial(DataError, self.what, self.remedy, **where), ()
 
 
 def place(file: str = "", episode: int | None = None, frame: int | None = None, key: str = "") -> str:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from .batches import Batch, Workers
+from .batches import Batch, MapMaker, Workers
 from .mixture import Samples
 from .sampler import Order
 from .samples import Field
@@ -120,9 +120,8 @@ class BatchLoader:
                 yield to_device(batch if target.type == "cuda" else batch.copy(), self.samples.fields, target)
 
     def _start(self, start: int) -> Workers:
-        return Workers(
-            self.samples, self.order, self.rank, self.world, self.workers, ahead=self.ahead, start=start
-        )
+        maker = MapMaker(self.samples, self.order, self.rank, self.world)
+        return Workers(maker, self.workers, ahead=self.ahead, start=start)
 
 
 def to_device(batch: Batch, fields: dict[str, Field], device: torch.device | str) -> DeviceBatch:

@@ -143,6 +143,11 @@ class SampleReader:
         self.__dict__.update(state)
         self._tasks = list(self.rows.tasks())
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The streams that are read."""
+        return tuple(self._bounds)
+
     def fill(self, samples: NDArray[np.int64], out: Arrays, at: NDArray[np.int64]) -> list[str]:
         """Read samples into rows `at` of the arrays of a batch.
 
