@@ -30,15 +30,19 @@ KINDS = {
     "wrong": "the instruction of another task (a control: success should fall)",
 }
 PARAPHRASE = {"paraphrase": "the same instruction in words that training never used"}
-_CAMERAS = {
+_PICTURES = {
     "camera": "cameras that stand moved by up to 4 cm and turned by up to 3 degrees on each axis, those on "
-    "the hand 5 mm and 2"
+    "the hand 5 mm and 2",
+    "light": "lamps and ambient light scaled by 0.4 to 1.5, the lamps tinted and moved by up to 40 degrees",
+    "background": "what things stand on is tinted with another colour",
+    "texture": "what things stand on is tiled",
 }
-_LIGHT = {
-    "light": "lamps and ambient light scaled by 0.4 to 1.5, the lamps tinted and moved by up to 40 degrees"
+_ROBOT = {
+    "metaworld": "the hand starts up to 5 cm aside on each axis (never in training)",
+    "robosuite": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
+    "libero": "the arm starts up to 0.1 rad aside in each joint (never in training)",
+    "maniskill": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
 }
-_SURFACE = {"background": "what things stand on is tinted with another colour"}
-_TILES = {"texture": "what things stand on is tiled"}
 _NOT_OURS = {
     "layout": "the package places the objects, and how far apart they may be is part of its tasks",
     "distractors": "the package builds its scenes whole",
@@ -59,47 +63,22 @@ class Kinds:
 
 
 def of_simulator(simulator: str, suite: str) -> Kinds:
-    """What the environments of a public simulator can change, and what they cannot."""
+    """What the environments of a public simulator can change, and what they cannot.
+
+    Raises:
+        ValueError: if there is no such simulator or suite.
+    """
     if simulator == "gymnasium":
         from .gym.tasks import perturbations
 
         known, missing = perturbations(suite)
-        about = {**_CAMERAS, **_LIGHT, **_SURFACE, **_TILES}
-        return Kinds({kind: about[kind] for kind in known}, {**missing, **_NOT_OURS})
-    pictures = {**_CAMERAS, **_LIGHT, **_SURFACE, **_TILES}
-    if simulator == "metaworld":
-        return Kinds(
-            {**pictures, "robot": "the hand starts up to 5 cm aside on each axis (never in training)"},
-            _NOT_OURS,
-        )
-    if simulator == "robosuite":
-        return Kinds(
-            {
-                **pictures,
-                "robot": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
-            },
-            _NOT_OURS,
-        )
+        return Kinds({kind: _PICTURES[kind] for kind in known}, {**missing, **_NOT_OURS})
+    if simulator not in _ROBOT:
+        raise ValueError(unknown("public simulator", simulator, ["gymnasium", *_ROBOT]))
+    missing = dict(_NOT_OURS)
     if simulator == "libero":
-        return Kinds(
-            {**pictures, "robot": "the arm starts up to 0.1 rad aside in each joint (never in training)"},
-            {**_NOT_OURS, "paraphrase": "the package has no wording that training could not have used"},
-        )
-    if simulator == "maniskill":
-        return Kinds(
-            {
-                **pictures,
-                "robot": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
-            },
-            _NOT_OURS,
-        )
-    raise ValueError(
-        unknown(
-            "simulator with perturbations of this kind",
-            simulator,
-            ["gymnasium", "libero", "maniskill", "metaworld", "robosuite"],
-        )
-    )
+        missing["paraphrase"] = "the package has no wording that training could not have used"
+    return Kinds({**_PICTURES, "robot": _ROBOT[simulator]}, missing)
 
 
 def require(simulator: str, suite: str, kind: str) -> None:
