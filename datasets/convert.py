@@ -26,6 +26,7 @@ from .frames import ArrayFrames, EncodedFrames
 from .ledger import DataError, Ledger, Loss
 from .mapping import Mapped, SetMapping, propose
 from .recording import Recording, Track
+from .views import View
 
 LEDGER = "regrip_conversion.json"
 
@@ -177,6 +178,9 @@ def convert(
         raise
     finally:
         source.close()
+    if isinstance(source.base, View):
+        for loss in source.base.losses():
+            ledger.add(loss)
     for loss in planned:
         # A plan says what encoding there may be; whether there was, the writing says.
         if loss.what not in ("re-encoded", "decoded"):

@@ -335,7 +335,9 @@ def _contents(contents: Contents, mapping: SetMapping, path: str) -> Contents:
         orientation=orientation,
         grippers=tuple(grippers),
     )
-    changed = mapping != propose(contents)
+    changed = (
+        mapping.streams != propose(contents).streams or mapping.edits or conventions != contents.conventions
+    )
     return dataclasses.replace(
         contents,
         streams=streams,

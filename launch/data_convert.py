@@ -14,13 +14,13 @@ from rich.table import Table
 
 from ..datasets.convert import Job, Plan, convert, ledger_of, plan
 from ..datasets.formats import WriteOptions, detect_format, open_source
-from ..datasets.ledger import DataError, Loss
+from ..datasets.ledger import Loss
 from ..datasets.mapping import Mapped, SetMapping, propose
 from ..datasets.recording import Contents
 from .config import parse_options
 from .data_edit import make_console
 from .data_verify import read_back
-from .mapping_file import mapping_text, read_mapping
+from .mapping_file import read_mapping
 from .progress import Progress
 
 
@@ -142,14 +142,3 @@ def _bytes(size: int) -> str:
             return f"{size:.0f} {unit}"
         size = round(size / 1000)
     return f"{size} TB"
-
-
-def write_mapping(path: Path, source: Path, contents: Contents, notes: dict[str, str]) -> None:
-    """Write the mapping that changes nothing, for the user to edit.
-
-    Raises:
-        DataError: the file exists.
-    """
-    if path.exists():
-        raise DataError("the mapping file exists already", "name another, or remove it", file=path)
-    path.write_text(mapping_text(propose(contents), contents, str(source), notes))

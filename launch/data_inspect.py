@@ -20,6 +20,7 @@ from ..datasets.inspection import SAMPLE_EPISODES, SURE, Inspection, inspect
 from ..datasets.row_summaries import EntryRange
 from ..datasets.statistics import Rate
 from .config import parse_options
+from .mapping_file import write_mapping
 
 _TASKS, _ENTRIES, _PROBLEMS = 8, 40, 40  # lines of each table, unless all are asked for
 
@@ -34,6 +35,7 @@ class Options:
         episodes: how many to read, evenly spread; 0 for all.
         json: print everything as JSON.
         all: print every entry, task and problem.
+        mapping: also write a mapping file for `regrip convert`, with what was found as comments.
         strict: exit with status 1 if anything is wrong that reading could not repair.
     """
 
@@ -42,6 +44,7 @@ class Options:
     episodes: int = SAMPLE_EPISODES
     json: bool = False
     all: bool = False
+    mapping: Path | None = None
     strict: bool = False
 
 
@@ -70,7 +73,24 @@ def main(args: Sequence[str]) -> int:
         if not console.is_terminal:
             console.width = 120
         show(found, console, everything=options.all)
+    if options.mapping:
+        write_mapping(options.mapping, options.src, source.contents, _notes_for_mapping(found))
+        print(f"written for you to edit: {options.mapping}")
     return 1 if options.strict and any(not p.repaired for p in found.problems) else 0
+
+
+def _notes_for_mapping(found: Inspection) -> dict[str, str]:
+    """Field of the conventions -> what the numbers look like, for a comment; the value stays the source's."""
+    fields = {"gripper": "grippers", "angles": ""}
+    notes: dict[str, list[str]] = {}
+    for name, one in found.conventions.items():
+        first = name.split(" ")[0]
+        field = fields.get(first, first)
+        if field:
+            where = name.removeprefix(first).strip()
+            said = f"{where + ': ' if where else ''}{plain(one.value)} ({one.confidence:.0%}: {one.evidence})"
+            notes.setdefault(field, []).append(said)
+    return {field: "; ".join(lines) for field, lines in notes.items()}
 
 
 def plain(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..datasets.ledger import DataError
-from ..datasets.mapping import Rotate, SetMapping, StreamMapping
+from ..datasets.mapping import Rotate, SetMapping, StreamMapping, propose
 from ..datasets.recording import Contents, Conventions, StreamSpec
 from .config import ConfigError, from_dict
 
@@ -111,6 +111,17 @@ def mapping_text(
         value = _plain(_bare(getattr(conventions, field.name)))
         lines.append(f"  {field.name}: {value}" + (f"  # {' '.join(note.split())}" if note else ""))
     return "\n".join(lines) + "\n"
+
+
+def write_mapping(path: Path, source: Path, contents: Contents, notes: dict[str, str]) -> None:
+    """Write the mapping that changes nothing, for the user to edit.
+
+    Raises:
+        DataError: the file exists.
+    """
+    if path.exists():
+        raise DataError("the mapping file exists already", "name another, or remove it", file=path)
+    path.write_text(mapping_text(propose(contents), contents, str(source), notes))
 
 
 def _about(spec: StreamSpec) -> str:
