@@ -226,7 +226,7 @@ def _size(data: bytes) -> tuple[int, int, str]:
     codec = codec_of(data)
     try:
         if codec == "jpeg":
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            height, width = (int(size) for size in simplejpeg.decode_jpeg_header(data)[:2])
             deep = ""
         elif codec == "png":
             width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
@@ -255,13 +255,12 @@ def _joints(message: Any) -> list[Row]:
     if len(set(names)) != len(names):
         raise MessageError(f"joint names {names} are not distinct")
     found = []
-    for part, unit in (("position", ""), ("velocity", ""), ("effort", "")):
+    for part in ("position", "velocity", "effort"):
         values = np.asarray(getattr(message, part), dtype=np.float64)
         if len(values) == 0:
             continue
         if len(values) != len(names):
             raise MessageError(f"{len(values)} of {part} for {len(names)} joint names")
-        del unit
         found.append(Row(f".{part}", "vector", values, names=names, about=about, stamp_ns=stamp))
     return found
 
