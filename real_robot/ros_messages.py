@@ -1,9 +1,9 @@
-"""ROS messages and the node's own words, one into the other: pure functions, for every transport that speaks ROS.
+"""ROS messages and the node's own words, one into the other: pure functions, for all transports of ROS.
 
-Reading takes any object with the fields of the type: rospy's, rclpy's and rosbags' classes, and rosbridge's JSON
-after `from_json`. Writing takes a `Make`, which is how a transport makes a message of its own; the fields are
-given as plain Python numbers, lists and bytes. Times have ROS 2's field names, ``sec`` and ``nanosec``; a ROS 1
-`Make` turns them into ``secs`` and ``nsecs``.
+Reading takes any object with the fields of the type: rospy's, rclpy's and rosbags' classes, and the JSON of
+rosbridge after `from_json`. Writing takes a `Make`, which is how a transport makes a message of its own; the
+fields are given as plain Python numbers, lists and bytes. Times have ROS 2's field names, ``sec`` and
+``nanosec``; a ROS 1 `Make` turns them into ``secs`` and ``nsecs``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def header(make: Make, stamp: float, frame_id: str = "") -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """rosbridge's JSON as an object with fields."""
+    """JSON of rosbridge as an object with fields."""
     if isinstance(value, Mapping):
         return SimpleNamespace(**{str(name): from_json(inner) for name, inner in value.items()})
     if isinstance(value, list) and value and isinstance(value[0], Mapping | list):
@@ -265,7 +265,7 @@ def array(make: Make, values: NDArray[Any], labels: tuple[str, str] = ("row", "c
 
 
 def chunk(make: Make, names: tuple[str, ...], actions: NDArray[np.float32]) -> Any:
-    """The policy's raw chunk (H,A) as Float64MultiArray; the label of its second dimension names the columns."""
+    """The policy's raw chunk (H,A) as Float64MultiArray; its second dimension's label names the columns."""
     return array(make, actions, ("row", ",".join(names)))
 
 
@@ -334,7 +334,7 @@ def diagnostics(
         make: of the transport.
         name: of the node.
         stamp: now, on the robot's clock.
-        state: of the core: OK (0) while it does what it is told, WARN (1) while it holds, ERROR (2) at e-stop.
+        state: of the core: OK (0) while it does as it is told, WARN (1) while it holds, ERROR (2) at e-stop.
         reason: in words; may be empty.
         figures: to be shown.
         level_bytes: rclpy has the level as a byte string, the others as a number.
