@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,7 @@ class Reply:
         received: node time.
         warm_up: it was slow because something was compiled or loaded; left out of latency statistics.
         error: why there is no answer, in words; then `actions` is empty.
+        latent: what a learner needs to learn from this decision: name to array; recorded, not looked at.
     """
 
     id: int
@@ -121,6 +122,15 @@ class Reply:
     received: float
     warm_up: bool = False
     error: str = ""
+    latent: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A request and its answer, for who records."""
+
+    request: Request
+    reply: Reply
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,10 @@ class Tick:
 
 
 class Policy(Protocol):
-    """Whoever answers requests: in this process, or behind a server."""
+    """Whoever answers requests: in this process, or behind a server.
+
+    One that explores may have an attribute ``latent``, name to array: of its last answer, for `Reply`.
+    """
 
     def answer(self, request: Request) -> NDArray[np.float32]:
         """(H,A) actions.

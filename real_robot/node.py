@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .core import Core
-from .messages import Frame, Joints, Policy, PolicyError, Reply, Request, Tick, Transport
+from .messages import Decision, Frame, Joints, Policy, PolicyError, Reply, Request, Tick, Transport
 
 Watcher = Callable[[Tick], None]
 
@@ -77,7 +77,7 @@ class Thinker:
         self._wanted: Request | None = None
         self._wake = threading.Condition()
         self._over = False
-        self.replies: deque[Reply] = deque(maxlen=8)
+        self.replies: deque[tuple[Request, Reply]] = deque(maxlen=8)
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
         self._thread.start()
 
@@ -95,7 +95,7 @@ class Thinker:
                     return
                 request, self._wanted = self._wanted, None
             assert request is not None, "waited for"
-            self.replies.append(answer(self._policy, request, self._now))
+            self.replies.append((request, answer(self._policy, request, self._now)))
 
     def close(self) -> None:
         """End; an answer that is under way is waited for only shortly, for it may never come."""
@@ -114,7 +114,8 @@ def answer(policy: Policy, request: Request, now: Callable[[], float]) -> Reply:
     except (ValueError, RuntimeError, OSError, ArithmeticError, LookupError) as error:
         said = f"{type(error).__name__}: {error}"
         return Reply(request.id, np.zeros((0, 0), np.float32), now(), error=said)
-    return Reply(request.id, np.asarray(actions, np.float32), now())
+    latent = getattr(policy, "latent", {})
+    return Reply(request.id, np.asarray(actions, np.float32), now(), latent=latent)
 
 
 @dataclass
@@ -213,17 +214,19 @@ class Node:
         if self._thinker is None:
             request = self.core.ask(now)
             if request is not None:
-                self._take(answer(self.policy, request, self.transport.now))
+                self._take(request, answer(self.policy, request, self.transport.now))
             return self.core.tick(now)
         while self._thinker.replies:
-            self._take(self._thinker.replies.popleft())
+            self._take(*self._thinker.replies.popleft())
         tick = self.core.tick(now)
         if tick.request is not None:
             self._thinker.ask(tick.request)
         return tick
 
-    def _take(self, reply: Reply) -> None:
+    def _take(self, request: Request, reply: Reply) -> None:
         self.core.answered(reply)
+        for watcher in self._watchers:
+            watcher(Decision(request, reply))
         if not reply.error and reply.actions.ndim == 2:
             names = tuple(axis.name for axis in self.core.spec.action)
             self.transport.publish_chunk(names, reply.actions)
