@@ -11,6 +11,7 @@ whoever calls it sends the one and has the other answered, by `answered`, whenev
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -306,6 +307,9 @@ class Core:
         Args:
             now: the node's clock; never falls.
         """
+        return dataclasses.replace(self._tick(now), task=self.task, outcome=self.outcome)
+
+    def _tick(self, now: float) -> Tick:
         gap = None if self._last_tick is None else now - self._last_tick
         if not np.isfinite(now) or (gap is not None and gap < 0):
             self._count("tick: clock went back")

@@ -148,6 +148,8 @@ class Tick:
         clamped: names of joints (and limits) that the limiter held back.
         intervention: true while a person drives.
         step: index of the control step in the episode.
+        task: the instruction.
+        outcome: what a person said of the episode; None until they do.
     """
 
     now: float
@@ -160,6 +162,8 @@ class Tick:
     clamped: tuple[str, ...] = ()
     intervention: bool = False
     step: int = 0
+    task: str = ""
+    outcome: bool | None = None
 
 
 class Policy(Protocol):

@@ -123,8 +123,6 @@ class Recorder:
         self._last: dict[str, float] = {}
         self._state = ""
         self._acted = False
-        self.outcome: bool | None = None
-        self.task = ""
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if threaded:
@@ -189,24 +187,23 @@ class Recorder:
             self._add("command.clamped", ", ".join(tick.clamped), tick.now)
             self._acted = self._acted or tick.intervention
         if not acting:
-            self._end()
+            self._end(tick.outcome)
 
     def _begin(self, tick: Tick) -> None:
         self._began = tick.now - self.config.before_s
         self._last, self._state, self._open, self._acted = {}, "", True, False
-        self.outcome = None
-        self._writer.begin_episode(self.task, about=self.about)
+        self._writer.begin_episode(tick.task, about=self.about)
         for one in self._recent:
             if one.stamp >= self._began:
                 self._sensed(one)
         self._recent.clear()
 
-    def _end(self) -> None:
+    def _end(self, outcome: bool | None = None) -> None:
         self._open = False
         if not self._acted:  # enabled and disabled again: nothing happened
             self._writer.discard_episode()
             return
-        self._writer.end_episode(success=self.outcome, terminated=self.outcome is not None)
+        self._writer.end_episode(success=outcome, terminated=outcome is not None)
 
     def _sensed(self, one: Frame | Joints) -> None:
         if isinstance(one, Joints):
