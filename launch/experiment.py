@@ -30,7 +30,8 @@ class TrainConfig:
 
     Attributes:
         policy: folder of the base policy; ``demo`` is the one that ships with regrip.
-        env: where it practises.
+        env: where it practises, and is measured.
+        data: sets that a node recorded: it learns from these instead of practising (MPO).
         algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
             states) or ``grpo`` (groups that share a start state).
         grpo: settings of GRPO.
@@ -77,6 +78,7 @@ class TrainConfig:
 
     policy: str = "demo"
     env: EnvConfig = field(default_factory=EnvConfig)
+    data: tuple[str, ...] = ()
     algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
@@ -127,6 +129,11 @@ class TrainConfig:
                 f"background with algorithm {self.algorithm!r}: only 'mpo' can learn from episodes of "
                 "earlier iterations; score in the foreground, or choose mpo"
             )
+        if self.data and (self.algorithm != "mpo" or self.branches or self.background):
+            raise ValueError(
+                f"data with algorithm {self.algorithm!r}: what a node recorded is learnt from by 'mpo' "
+                "alone, without branches or rewards in the background"
+            )
         if self.branches % SIBLINGS or self.branches < 0 or (self.branches and self.algorithm != "mpo"):
             raise ValueError(
                 f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
@@ -157,6 +164,7 @@ class Run:
     learner: mpo.Learner | None = None
     monitor: Monitor = field(default_factory=Monitor)
     waiting: list[Rollouts] = field(default_factory=list)
+    recorded: Rollouts | None = None
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ..vla.seeing import see, with_execute
 from . import environments
 from .experiment import SIBLINGS, Run, TrainConfig
 from .progress import Progress
+from .recorded import load_recorded
 
 _PATIENCE = 3  # iterations that an episode waits for its reward
 
@@ -93,6 +95,8 @@ def gather(
     config: TrainConfig, run: Run, pool: environments.Pool
 ) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
     """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
+    if config.data:
+        return from_data(config, run)
     torch.set_num_threads(1)  # beside the workers, more threads only wait for each other
     parts: list[Rollouts] = []
     signals: list[RewardSignal] = []
@@ -157,6 +161,17 @@ def gather(
         "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
     }
     return concatenate(parts), concatenate_signals(signals), row
+
+
+def from_data(config: TrainConfig, run: Run) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
+    """What a node recorded, in the place of an iteration's episodes: the same ones every time."""
+    if run.recorded is None:
+        run.recorded = load_recorded([Path(path) for path in config.data], run.policy)
+        run.episodes += len(run.recorded)
+    rollouts = run.recorded
+    row = {"train/successes": float(rollouts.success.sum()), "train/episodes": float(len(rollouts))}
+    row |= {"tasks/forgotten": 0.0, "tasks/hopeless": 0.0}
+    return rollouts, run.reward(rollouts), row
 
 
 def grow(

@@ -1,0 +1,44 @@
+"""A policy as the node wants it: one observation at a time, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..real_robot.messages import PolicyError, Request
+from ..vla.pi0 import Pi0Policy
+
+# What a learner needs of each decision; what the VLM made of the pictures is worked out again from them.
+LATENT = ("before", "after", "step")
+
+
+class NodePolicy:
+    """Answers requests with `Pi0Policy.act`.
+
+    Args:
+        policy: loaded.
+        explore: names a run: the policy explores, as in training, and its draws depend on this, the episode
+            and the request alone; None is greedy.
+    """
+
+    def __init__(self, policy: Pi0Policy, explore: tuple[str | int, ...] | None = None) -> None:
+        self._policy, self._explore = policy, explore
+        self.latent: Mapping[str, NDArray[np.generic]] = {}
+
+    def answer(self, request: Request) -> NDArray[np.float32]:
+        keys = None if self._explore is None else [("node", *self._explore, request.episode, request.id)]
+        sample = self._policy.act(request.observation, keys)
+        if not np.isfinite(sample.action).all():
+            raise PolicyError("its actions are not finite")
+        self.latent = {name: np.asarray(sample.latent[name][0]) for name in LATENT if name in sample.latent}
+        actions: NDArray[np.float32] = sample.action[0]
+        return actions
+
+    def latent_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name to dtype and shape of `latent`, for `recorder.contents_of_node`; {} for a greedy policy."""
+        if self._explore is None or self._policy.settings.head != "flow":
+            return {}
+        shape = (self._policy.chunk_size, int(self._policy.config.max_action_dim))
+        return {"before": ("float32", shape), "after": ("float32", shape), "step": ("int64", ())}
