@@ -89,6 +89,11 @@ class Event:
     why: str
 
 
+def without_numbers(why: str) -> str:
+    """A reason without its figures, which change from tick to tick while the reason is the same."""
+    return "".join(c for c in why if not c.isdigit() and c != ".")
+
+
 class Core:
     """See the module. Not to be called from two threads at once.
 
@@ -405,9 +410,10 @@ class Core:
         if self.state != "hold":
             self._count("hold")
             self._become("hold", why, now)
-        elif why != self.reason:
+        else:
+            if without_numbers(why) != without_numbers(self.reason):
+                self._event(now, "hold", why)
             self.reason = why
-            self._event(now, "hold", why)
         return self._resting(now, why)
 
     def _resting(self, now: float, why: str) -> Tick:

@@ -21,6 +21,7 @@ from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, StreamSpec
 from ..datasets.spec import RobotSpec
 from ..datasets.store_writer import StoreWriter
+from .core import without_numbers
 from .messages import Decision, Frame, Joints, Tick
 
 ACTING = ("active", "hold", "human")
@@ -174,8 +175,8 @@ class Recorder:
         if not self._open:
             return
         said = f"{tick.state}: {tick.reason}" if tick.reason else tick.state
-        if said != self._state:
-            self._state = said
+        if without_numbers(said) != self._state:
+            self._state = without_numbers(said)
             self._add("node.state", said, tick.now)
         if tick.action is not None:
             self._add("action", tick.action, tick.now)
