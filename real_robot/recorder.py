@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..datasets.formats import WriteOptions
+from ..datasets.frames import encode_jpeg, encode_png
 from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, StreamSpec
 from ..datasets.spec import RobotSpec
@@ -114,11 +115,9 @@ class Recorder:
         self.config = config or RecorderConfig()
         self.about = dict(about)
         self.problems: list[str] = []
-        self._writer = StoreWriter.record(
-            path, contents, WriteOptions(self.config.images), source="regrip node"
-        )
+        self._writer = StoreWriter.record(path, contents, WriteOptions("copy"), source="regrip node")
         self._contents = contents
-        self._recent: deque[Frame | Joints] = deque(maxlen=512)
+        self._recent: deque[Frame | Joints | Decision] = deque(maxlen=512)
         self._open = False
         self._began = 0.0
         self._last: dict[str, float] = {}
@@ -159,8 +158,11 @@ class Recorder:
                     self._sensed(what)
                 else:
                     self._recent.append(what)
-            elif isinstance(what, Decision) and self._open:
-                self._decided(what)
+            elif isinstance(what, Decision):
+                if self._open:
+                    self._decided(what)
+                else:  # the one that an episode begins with comes before its first tick
+                    self._recent.append(what)
             elif what == "full" and self._open:
                 self.problems.append("the disk is too slow: the rest of an episode was not recorded")
                 self._end()
@@ -195,7 +197,10 @@ class Recorder:
         self._last, self._state, self._open, self._acted = {}, "", True, False
         self._writer.begin_episode(tick.task, about=self.about)
         for one in self._recent:
-            if one.stamp >= self._began:
+            if isinstance(one, Decision):
+                if one.request.stamp >= tick.now - 1.0 and one.request.step == 0:
+                    self._decided(one)
+            elif one.stamp >= self._began:
                 self._sensed(one)
         self._recent.clear()
 
@@ -216,7 +221,10 @@ class Recorder:
             return
         key = f"observation.images.{one.camera}"
         if key in self._contents.streams:
-            self._add(key, one.encoded if one.encoded is not None else one.image, one.stamp)
+            file = one.encoded
+            if file is None and one.image is not None:
+                file = encode_png(one.image) if self.config.images == "png" else encode_jpeg(one.image)
+            self._add(key, file, one.stamp)
 
     def _decided(self, one: Decision) -> None:
         reply, request = one.reply, one.request
