@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .ledger import DataError, Ledger, Problem
 from .recording import Contents, Recording, StreamSpec, Track
 from .shards import FrameReader
 from .store_files import read_json
-from .store_hash import hash_piece, new_hash
+from .store_hash import new_hash
 from .store_layout import (
     SHARD,
     Head,
@@ -31,7 +31,7 @@ from .store_layout import (
 )
 from .store_log import Record, Span, read_episodes
 from .store_slow import SlowArray
-from .store_texts import read_texts
+from .store_streams import StoreFrames, StoreStream, in_episode
 from .vector_files import VectorReader
 
 
@@ -63,13 +63,14 @@ class Store:
         self._root = Path(os.path.realpath(path))
         if not self._root.is_dir():
             raise DataError("there is no such folder", "check the path", file=path)
-        head, self.problems = read_head(self._root)
+        head, self._found = read_head(self._root)
+        self.problems: Sequence[Problem] = self._found
         self.head: Head = head
         self.contents: Contents = head.contents
         self.provenance: dict[str, Any] = head.provenance
         metadata = {key: self._metadata(key, spec) for key, spec in self.contents.streams.items()}
         log, problems = read_episodes(self._root, head)  # after the metadata, which is written after the log
-        self.problems += problems
+        self._found += problems
         self.log = log
         self.records: list[Record] = log.records
         self._bounds = {key: self._bounds_of(key) for key in self.contents.streams}
@@ -99,7 +100,7 @@ class Store:
                 try:
                     streams[key] = self._track(key, record.spans[key], episode)
                 except DataError as error:
-                    raise _in_episode(error, episode, key) from error
+                    raise in_episode(error, episode, key) from error
         return Recording(
             streams,
             record.task,
@@ -282,7 +283,7 @@ class Store:
             except DataError as error:
                 what = error.what
             found[name] = None
-            self.problems.append(
+            self._found.append(
                 Problem(
                     f"the metadata of an array cannot be used: {what}",
                     "the array was read as regrip writes it; `regrip data repair` writes the file anew",
@@ -293,7 +294,7 @@ class Store:
             )
         return found
 
-    def _stream(self, key: str, spec: StreamSpec, metadata: dict[str, Any]) -> _Stream:
+    def _stream(self, key: str, spec: StreamSpec, metadata: dict[str, Any]) -> StoreStream:
         folder = self.head.folder(self._root, key)
         rows = max((record.spans[key].last for record in self.records if key in record.spans), default=0)
         counts = {"rows": rows, "time": rows}
@@ -313,12 +314,12 @@ class Store:
             path = folder / "rows"
             ours = frames_json(spec, rows, files=keeps_files(spec), codec="png", quality=95)
             if self._usual(key, path, metadata["rows"], ours, rows, frames=True):
-                held = FrameReader(self._root, path, spec, rows, self.problems.append, _ShardCheck(self, key))
+                held = FrameReader(self._root, path, spec, rows, self._found.append, _ShardCheck(self, key))
             else:
                 held = SlowArray(self._root, path, spec, rows, key, metadata["rows"])
         else:
             held = arrays["rows"]
-        return _Stream(spec, held, arrays["time"], arrays.get("strings"), arrays.get("ends"))
+        return StoreStream(spec, held, arrays["time"], arrays.get("strings"), arrays.get("ends"))
 
     def _usual(
         self, key: str, path: Path, found: Any, ours: dict[str, Any], rows: int, *, frames: bool
@@ -336,7 +337,7 @@ class Store:
             remedy = "the log is right: recording was cut off, or goes on; `regrip data repair` tidies up"
         if what:
             file = str((path / "zarr.json").relative_to(self._root))
-            self.problems.append(Problem(what, remedy, repaired=usual, file=file, key=key))
+            self._found.append(Problem(what, remedy, repaired=usual, file=file, key=key))
         return usual
 
     def rows_that_fit(self, key: str, shard: int) -> NDArray[np.bool_]:
@@ -364,99 +365,6 @@ class _ShardCheck:
 
     def __call__(self, shard: int) -> NDArray[np.bool_]:
         return self.store.rows_that_fit(self.key, shard)
-
-
-@dataclass
-class _Stream:
-    spec: StreamSpec
-    rows: FrameReader | VectorReader | SlowArray
-    time: VectorReader | SlowArray
-    strings: VectorReader | SlowArray | None
-    ends: VectorReader | SlowArray | None
-
-    def decode_texts(self, codes: NDArray[Any], key: str) -> list[str]:
-        assert self.strings is not None, "of a text stream"
-        assert self.ends is not None, "of a text stream"
-        numbers = [int(code) for code in codes]
-        texts = read_texts(self.strings, self.ends, sorted(set(numbers)), key)
-        return [texts[number] for number in numbers]
-
-    def hash(self, span: Span, *, unchecked: bool = False) -> str:
-        """Content hash of some rows as they are stored."""
-        digest = new_hash()
-        if isinstance(self.rows, FrameReader):
-            for piece in self._images(span, unchecked):
-                hash_piece(digest, piece)
-        elif is_frames(self.spec):
-            raise DataError("zarr-python gives no stored bytes", "convert the set anew", key=self.spec.key)
-        elif self.spec.kind == "text":
-            for text in self.decode_texts(self.rows.slice(span.first, span.last), self.spec.key):
-                hash_piece(digest, text.encode("utf-8", "surrogatepass"))
-        else:
-            digest.update(self.rows.slice(span.first, span.last).astype(f"<{_code(self.spec)}").tobytes())
-        digest.update(self.time.slice(span.first, span.last).astype("<f8").tobytes())
-        return digest.hexdigest()
-
-    def _images(self, span: Span, unchecked: bool) -> Iterator[bytes | memoryview]:
-        assert isinstance(self.rows, FrameReader), "of images"
-        if not unchecked:
-            for row in range(span.first, span.last):
-                yield self.rows.stored(row)
-            return
-        shard, index, view = -1, None, memoryview(b"")
-        for row in range(span.first, span.last):
-            if row // SHARD != shard:
-                shard = row // SHARD
-                index, view = self.rows.entries(shard)
-            assert index is not None, "just read"
-            offset, length = (int(number) for number in index[row % SHARD])
-            if not length or offset + length > len(view):
-                raise DataError("an image is not in its shard", "the set is damaged", frame=row)
-            yield view[offset : offset + length]
-
-    def close(self) -> None:
-        for held in (self.rows, self.time, self.strings, self.ends):
-            if held is not None:
-                held.close()
-
-
-@dataclass(frozen=True)
-class StoreFrames:
-    """The images of one stream of one episode."""
-
-    reader: FrameReader | SlowArray
-    first: int
-    last: int
-    episode: int
-    key: str
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __getitem__(self, index: int) -> NDArray[Any]:
-        row = range(self.first, self.last)[index]
-        try:
-            return self.reader.decode(row)
-        except DataError as error:
-            raise _in_episode(error, self.episode, self.key, row - self.first) from error
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self[index] for index in range(len(self)))
-
-    def encoded(self, index: int) -> bytes | None:
-        row = range(self.first, self.last)[index]
-        try:
-            return self.reader.encoded(row)
-        except DataError as error:
-            raise _in_episode(error, self.episode, self.key, row - self.first) from error
-
-
-def _in_episode(error: DataError, episode: int, key: str, frame: int | None = None) -> DataError:
-    return DataError(error.what, error.remedy, file=error.file, episode=episode, frame=frame, key=key)
-
-
-def _code(spec: StreamSpec) -> str:
-    return np.dtype(spec.dtype).str[1:]
 
 
 def content_hash(records: Sequence[Record]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .array_metadata import End
 from .contents_json import check_stream
 from .formats import WriteOptions
 from .ledger import DataError
@@ -20,7 +21,7 @@ from .store_files import WriterLock, disk_error, refuse_links, sync, sync_paths
 from .store_layout import Column, check_keys, provenance, write_head
 from .store_log import ColumnLine
 from .store_recover import committed, recover
-from .stream_writer import End, StreamWriter
+from .stream_writer import StreamWriter
 
 
 def add_column(

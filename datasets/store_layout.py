@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,12 +68,14 @@ class Head:
         columns: streams that were added later, or replaced since.
         provenance: who made the set, when, and of what; and each column likewise.
         summary: number of episodes and content hash when it was last closed.
+        others: attributes that are not ours; they stay.
     """
 
     contents: Contents
     columns: dict[str, Column]
     provenance: dict[str, Any]
     summary: dict[str, Any]
+    others: dict[str, Any] = field(default_factory=dict)
 
     def folder(self, root: Path, key: str) -> Path:
         """Where a stream lies."""
@@ -93,7 +95,7 @@ class Head:
             "provenance": self.provenance,
             "summary": self.summary,
         }
-        return {"zarr_format": 3, "node_type": "group", "attributes": {"regrip": ours}}
+        return {"zarr_format": 3, "node_type": "group", "attributes": {**self.others, "regrip": ours}}
 
     @classmethod
     def from_json(cls, data: Any, file: object) -> Head:
@@ -110,7 +112,8 @@ class Head:
             columns = {key: Column.from_json(ours["columns"][key]) for key in ours["columns"]}
             if unknown := set(columns) - set(contents.streams):
                 raise ValueError(f"unknown columns {sorted(unknown)}")
-            head = cls(contents, columns, dict(ours["provenance"]), dict(ours["summary"]))
+            others = {key: value for key, value in data["attributes"].items() if key != "regrip"}
+            head = cls(contents, columns, dict(ours["provenance"]), dict(ours["summary"]), others)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise

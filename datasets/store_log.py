@@ -98,7 +98,8 @@ class Record:
 
 def seal(body: bytes) -> bytes:
     """A line of a log, with its crc."""
-    return _HEAD % google_crc32c.value(body) + body + b"}\n"
+    head: bytes = _HEAD % google_crc32c.value(body)
+    return head + body + b"}\n"
 
 
 def unseal(line: bytes) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .array_metadata import ArrayMetadata, End, count_of
 from .formats import WriteOptions
 from .ledger import DataError, Problem
 from .recording import StreamSpec
@@ -16,7 +17,6 @@ from .store import Store
 from .store_files import read_json, sync
 from .store_layout import SHARD, Head, arrays_of, chunk_path, chunk_rows, is_frames, row_bytes, same_array
 from .store_log import ColumnLine, Log, Record, Span, read_episodes, read_log, unseal
-from .stream_writer import ArrayMetadata, End, count_of
 
 
 def committed(root: Path, head: Head, log: Log) -> tuple[int, dict[str, End]]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .array_metadata import ArrayMetadata, End, count_of
 from .contents_json import dumps
 from .formats import WriteOptions
 from .ledger import DataError, Problem
@@ -28,7 +29,6 @@ from .store_layout import (
 from .store_log import Span, read_episodes, seal
 from .store_recover import committed, recover, require_ours
 from .store_slow import SlowArray
-from .stream_writer import ArrayMetadata, End, count_of
 
 
 def repair(path: Path, *, deep: bool = False) -> list[Problem]:
@@ -105,7 +105,9 @@ def _copies(root: Path, head: Head) -> list[Problem]:
         return []
     for name in ("zarr.json", "zarr.backup.json"):
         try:
-            if Head.from_json(read_json(root, root / name), name).to_json() == head.to_json():
+            other = Head.from_json(read_json(root, root / name), name)
+            other.others = head.others
+            if other.to_json() == head.to_json():
                 continue
         except (FileNotFoundError, DataError):
             pass

@@ -1,8 +1,8 @@
 """Writing a store: a converter's sink, and a robot's recorder that makes each episode safe as it ends.
 
 An episode is written in this order: its rows; the index entries of its images; fsync of all these files; its
-line in ``episodes.jsonl``, with an fsync, which puts it into the set; the arrays' new shapes. A process that is
-killed before the line loses the open episode and nothing else; the next writer, or `repair`, clears it away.
+line in ``episodes.jsonl``, with an fsync, which puts it into the set; the new shapes of the arrays. A killed
+process loses the open episode at most; the next writer, or `repair`, clears it away.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .recording import Contents, Recording
 from .store import Store, content_hash
 from .store_files import Unsynced, WriterLock, disk_error, refuse_links, replace, sync, sync_paths
 from .store_layout import Head, check_keys, provenance, read_head, write_head
-from .store_log import Record
+from .store_log import Record, unseal
 from .store_recover import recover
 from .stream_writer import StreamWriter
 
@@ -129,10 +129,12 @@ class StoreWriter:
             raise DataError("a store holds images, no video", "choose copy, jpeg or png", file=final or path)
         if contents is not None:
             check_keys(contents)
-        elif not path.exists():
-            raise DataError(
-                "there is no set, and nothing says what it should hold", "give contents", file=path
-            )
+        if not _is_set(path):
+            if contents is None:
+                raise DataError(
+                    "there is no set, and nothing says what it should hold", "give contents", file=path
+                )
+            _require_empty(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             refuse_links(path)
@@ -140,16 +142,11 @@ class StoreWriter:
         except OSError as error:
             raise disk_error(error, path) from error
         try:
-            if any((path / name).exists() for name in ("zarr.json", "zarr.backup.json", "episodes.jsonl")):
+            if contents is None or _is_set(path):
                 head, _ = read_head(Path(os.path.realpath(path)))
                 if contents is not None:
                     _require_same(head.contents, contents, path)
             else:
-                if foreign := sorted(set(os.listdir(path)) - {"writer.lock", "streams", ".zarr.json.part"}):
-                    raise DataError(
-                        f"the folder is not empty, it holds {foreign[0]!r}", "choose another place", file=path
-                    )
-                assert contents is not None, "checked above"
                 head = Head(contents, {}, provenance(source), {})
                 write_head(path, head)
         except (DataError, OSError) as error:
@@ -311,14 +308,17 @@ class StoreWriter:
     def _end(self, success: bool | None, terminated: bool | None, truncated: bool | None) -> None:
         assert self._record is not None, "an episode is open"
         spans = {key: stream.span() for key, stream in self._streams.items() if stream.used}
-        if not spans:
+        if not any(len(span) for span in spans.values()):
             raise DataError("the episode has no rows", "add some, or discard it", episode=self.done)
         opened = self._record
         record = Record(
             opened.id, spans, opened.task, success, terminated, truncated, opened.began_ns, opened.about
         )
         line = record.to_line()
-        Record.from_json({**vars(record), "spans": {}})  # a verdict or a task of the wrong type shows here
+        try:
+            record = Record.from_json(unseal(line))  # numpy's truths have become plain ones
+        except ValueError as error:
+            raise DataError(str(error), "give a task, and true, false or None for the verdicts") from error
         waiting = Unsynced()
         for key in spans:
             waiting.add(self._streams[key].flush())
@@ -366,6 +366,22 @@ def _write(descriptor: int, line: bytes) -> None:
     rest = memoryview(line)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def _is_set(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", "zarr.backup.json", "episodes.jsonl"))
+
+
+def _require_empty(path: Path) -> None:
+    """Refuse a folder that holds more than what a writer leaves that was killed at once."""
+    try:
+        foreign = sorted(set(os.listdir(path)) - {"writer.lock", ".zarr.json.part"}) if path.exists() else []
+    except OSError as error:
+        raise disk_error(error, path) from error
+    if foreign:
+        raise DataError(
+            f"the folder is not empty, it holds {foreign[0]!r}", "choose another place", file=path
+        )
 
 
 def _require_same(have: Contents, given: Contents, path: Path) -> None:

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .contents_json import contents_to_json, dumps
+from .array_metadata import ArrayMetadata, End, count_of
 from .formats import WriteOptions
-from .frames import SMALL_PX, codec_of, decode_image, encode_jpeg, psnr
-from .ledger import DataError, Ledger, Loss
-from .recording import Contents, Frames, StreamSpec, Track
+from .frames import codec_of
+from .image_encoding import Losses, enter_losses, image_to_store, note_loss
+from .ledger import DataError, Ledger
+from .recording import Frames, StreamSpec, Track
 from .shards import ShardWriter
-from .store_files import Unsynced, read_json, replace
+from .store_files import Unsynced
 from .store_hash import hash_piece, new_hash
-from .store_layout import (
-    CODEC,
-    arrays_of,
-    frames_json,
-    is_frames,
-    keeps_files,
-    vector_json,
-)
+from .store_layout import arrays_of, is_frames
 from .store_log import Span
-from .stored_images import check_file, encode_stored
 from .vector_files import VectorReader, VectorWriter
 
 _BUFFER = 1 << 20
-Losses = dict[str, tuple[int, float]]  # in words: rows, and the PSNR of the first
-
-
-@dataclass(frozen=True)
-class End:
-    """How far a stream is committed: rows, and of a text stream distinct texts and their bytes."""
-
-    rows: int = 0
-    strings: tuple[int, int] = (0, 0)
-
-    def after(self, span: Span) -> End:
-        """The further of both."""
-        count, size = self.strings
-        return End(max(self.rows, span.last), (max(count, span.strings[0]), max(size, span.strings[1])))
 
 
 class StreamWriter:
@@ -76,7 +54,7 @@ class StreamWriter:
 
     @property
     def used(self) -> bool:
-        return bool(self._count)
+        return self._used
 
     def add(self, row: Any, time: float) -> None:
         """Add one row.
@@ -127,7 +105,7 @@ class StreamWriter:
     def span(self) -> Span:
         """Write what is held back, and say which rows the open episode has."""
         self._flush()
-        times = np.concatenate(self._times).astype("<f8")
+        times = np.concatenate([*self._times, np.empty(0)]).astype("<f8")
         self._vectors["time"].append(times.tobytes(), len(times))
         self._hash.update(times.tobytes())
         strings = (0, 0)
@@ -148,7 +126,7 @@ class StreamWriter:
 
     def finished(self) -> None:
         """The episode's line is written: its rows are part of the set."""
-        if not self._count:
+        if not self._used:
             return
         strings = (0, 0)
         if self._spec.kind == "text":
@@ -191,7 +169,7 @@ class StreamWriter:
         return [*([self._shards] if self._shards is not None else []), *self._vectors.values()]
 
     def _reset(self) -> None:
-        self._count = 0
+        self._used, self._count = False, 0
         self._last = -math.inf
         self._times: list[NDArray[np.float64]] = []
         self._held: list[bytes] = []
@@ -200,6 +178,7 @@ class StreamWriter:
         self._losses: Losses = {}
 
     def _take_times(self, times: NDArray[np.float64]) -> None:
+        self._used = True
         if times.ndim != 1 or not np.isfinite(times).all():
             raise self._error("a time is not finite", "give seconds since the recording began")
         before = np.concatenate([[self._last], times[:-1]]) if len(times) else times
@@ -300,142 +279,3 @@ class StreamWriter:
 
     def _error(self, what: str, remedy: str, frame: int | None = -1) -> DataError:
         return DataError(what, remedy, frame=self._count if frame == -1 else frame, key=self._spec.key)
-
-
-def count_of(name: str, end: End) -> int:
-    """Entries of one array of a stream that is committed so far."""
-    return {"ends": end.strings[0], "strings": end.strings[1]}.get(name, end.rows)
-
-
-def image_to_store(
-    spec: StreamSpec, options: WriteOptions, data: bytes | None, pixels: Any
-) -> tuple[bytes, str]:
-    """What a store keeps of an image that is given as a file or as pixels.
-
-    A file stays as it is, unless the options want another codec. Depth is never re-encoded.
-
-    Returns:
-        The bytes, and what is lost by that in words, or ``""``.
-
-    Raises:
-        DataError: it is not what the stream declares.
-    """
-    codec = ""
-    if data is not None:
-        check_file(data, spec.shape, spec.dtype)
-        codec = codec_of(data)
-        if options.images in ("copy", codec) or spec.kind == "depth":
-            return data, ""
-        pixels = decode_image(data)
-    image = np.asarray(pixels)
-    if image.dtype != spec.dtype or image.shape != spec.shape:
-        raise DataError(
-            f"an image is {image.dtype} {image.shape}, the set declares {spec.dtype} {spec.shape}",
-            "resize it in the mapping, or give this camera a stream of its own",
-        )
-    if spec.kind == "depth":
-        return encode_stored(image, "zstd", 0), ""
-    if options.images == "png":
-        return encode_stored(image, "png", 0), f"{codec} to PNG, which keeps every pixel" if codec else ""
-    sampling = "4:4:4" if min(spec.shape[:2]) < SMALL_PX else "4:2:0"
-    origin = codec or "raw pixels or video"
-    return encode_jpeg(image, options.quality), f"{origin} to JPEG {sampling} of quality {options.quality}"
-
-
-def note_loss(losses: Losses, detail: str, data: bytes | None, pixels: Any, stored: bytes) -> None:
-    """Count an image that was re-encoded; the first of an episode is compared with what became of it."""
-    rows, worst = losses.get(detail, (0, math.inf))
-    if not rows:
-        before = decode_image(data) if data is not None else np.asarray(pixels)
-        worst = psnr(before, decode_image(stored))
-    losses[detail] = (rows + 1, worst)
-
-
-def enter_losses(ledger: Ledger, key: str, losses: Losses) -> None:
-    """The losses of one episode's stream."""
-    for detail, (rows, worst) in losses.items():
-        measure = {} if math.isinf(worst) else {"psnr_db": round(worst, 2)}
-        ledger.add(Loss(key, "re-encoded", detail, 1, rows, measure))
-
-
-class ArrayMetadata:
-    """The ``zarr.json`` files of one stream's folder."""
-
-    def __init__(self, folder: Path, spec: StreamSpec, options: WriteOptions) -> None:
-        self._folder, self._spec, self._options = folder, spec, options
-        self._files = keeps_files(spec)
-        self._written: dict[str, int] = {}
-
-    def ensure(self, end: End) -> None:
-        """Make what is missing or unreadable, and set the shapes.
-
-        Args:
-            end: how far the stream is committed.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        root = self._folder.parent.parent.resolve()
-        for name in self.all(end):
-            path = self._folder / name / "zarr.json"
-            try:
-                found = read_json(root, path)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                continue
-            except DataError:
-                self._files = True  # reads what either codec wrote
-                continue
-            if self._is_frames(name):
-                self._files = found["codecs"][0]["configuration"]["codecs"][0]["name"] == CODEC
-            self._written[name] = found["shape"][0]
-        for folder, attributes in (
-            (self._folder.parent, {}),
-            (self._folder, {"regrip": contents_to_json(Contents({"": self._spec}))["streams"][0]}),
-        ):
-            group = dumps(
-                {"zarr_format": 3, "node_type": "group", "attributes": attributes}, "a stream", indent=1
-            )
-            if not (folder / "zarr.json").is_file() or (folder / "zarr.json").read_bytes() != group:
-                replace(folder / "zarr.json", group, durable=False)
-        self.write(end)
-
-    def keep_files(self, end: End) -> None:
-        """From now on the array holds image files; depth so far in zstd alone is read by the same codec."""
-        if not self._files:
-            self._files = True
-            self._written.pop("rows", None)
-            self.write(end)
-
-    def write(self, end: End) -> list[Path]:
-        """Set the shapes that are not right, without waiting for the disk: the log is what counts.
-
-        Returns:
-            The metadata's files.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        paths = []
-        for name, metadata in self.all(end).items():
-            path, rows = self._folder / name / "zarr.json", metadata["shape"][0]
-            if self._written.get(name) != rows:
-                replace(path, dumps(metadata, "an array", indent=1), durable=False)
-                self._written[name] = rows
-            paths.append(path)
-        return paths
-
-    def _is_frames(self, name: str) -> bool:
-        return name == "rows" and is_frames(self._spec)
-
-    def all(self, end: End) -> dict[str, dict[str, Any]]:
-        """What each array's metadata should say."""
-        found = {name: vector_json(one, count_of(name, end)) for name, one in arrays_of(self._spec).items()}
-        if is_frames(self._spec):
-            codec = (
-                "zstd" if self._spec.kind == "depth" else "png" if self._options.images == "png" else "jpeg"
-            )
-            found["rows"] = frames_json(
-                self._spec, end.rows, files=self._files, codec=codec, quality=self._options.quality
-            )
-        return found

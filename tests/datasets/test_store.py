@@ -6,7 +6,10 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import tempfile
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
-from recordings import ACTION, DEPTH, FRONT, WRIST, assert_set, contents, picture, recording, recordings
+from recordings import ACTION, FRONT, WRIST, assert_set, contents, picture, recording, recordings
 
-from regrip.datasets import zarr_codec  # noqa: F401 - the entry point does this where regrip is installed anew
+from regrip.datasets import zarr_codec  # the entry point does this where regrip is installed anew
 from regrip.datasets.formats import WriteOptions, detect_format, get_format, open_source
 from regrip.datasets.frames import ArrayFrames, EncodedFrames, encode_jpeg, encode_png, encode_tiff
 from regrip.datasets.ledger import DataError, Ledger
@@ -58,7 +61,7 @@ def zarr_equals(store: Store) -> None:
             np.testing.assert_array_equal(rows[:], store.vectors(key, np.arange(count)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recordings(aligned=True, raw=False))
 def test_files_of_images_survive_bit_for_bit(drawn: tuple[Contents, list[Recording]]) -> None:
     of, made = drawn
@@ -70,7 +73,7 @@ def test_files_of_images_survive_bit_for_bit(drawn: tuple[Contents, list[Recordi
         zarr_equals(store)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recordings(aligned=False))
 def test_uneven_clocks_and_raw_pixels_survive(drawn: tuple[Contents, list[Recording]]) -> None:
     of, made = drawn
@@ -121,8 +124,8 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
     files = [encode_png(np.full((8, 8, 3), i % 251, np.uint8)) for i in range(251)]
 
     def made(count: int, at: int) -> Recording:
-        return Recording({"eye": Track(EncodedFrames([files[(at + i) % 251] for i in range(count)], (8, 8, 3)),
-                                       np.arange(float(count)))})  # fmt: skip
+        frames = EncodedFrames([files[(at + i) % 251] for i in range(count)], (8, 8, 3))
+        return Recording({"eye": Track(frames, np.arange(float(count)))})
 
     with StoreWriter.record(tmp_path / "set", of) as sink:
         sink.write(made(2000, 0))
@@ -131,7 +134,7 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
         for i in range(2100):  # fills a whole shard and more, and is dropped
             sink.add("eye", files[0], i)
         sink.discard_episode()
-        assert sorted(p.name for p in (tmp_path / "set/streams/eye/rows/c").iterdir()) == ["0", "1"] or True
+        assert [p.name for p in (tmp_path / "set/streams/eye/rows/c").glob("*/0/0/0")] == ["0"]
         sink.write(made(4200, 2048))
     store = Store(tmp_path / "set")
     assert store.problems == []
@@ -144,8 +147,9 @@ def test_images_over_many_shards(tmp_path: Path) -> None:
 
 
 def test_what_the_set_says_of_itself_survives(tmp_path: Path) -> None:
-    spec = RobotSpec("panda", "ee_delta", 20.0, "rotation_vector_base", "1 is open",
-                     (Axis("x", "m", -0.05, 0.05),), (Axis("q", "rad", -3.0, 3.0),), (Camera("front", 32, 48),))  # fmt: skip
+    axes = (Axis("x", "m", -0.05, 0.05),), (Axis("q", "rad", -3.0, 3.0),)
+    camera = Camera("front", 32, 48)
+    spec = RobotSpec("panda", "ee_delta", 20.0, "rotation_vector_base", "1 is open", *axes, (camera,))
     of = contents(
         wrist=False,
         spec=spec,
@@ -155,7 +159,7 @@ def test_what_the_set_says_of_itself_survives(tmp_path: Path) -> None:
             observed="before",
             orientation={FRONT: "rot180"},
             grippers=(Gripper("action", 6, "binary", -1.0, 1.0),),
-        ),  # fmt: skip
+        ),
         about={"licence": "CC-BY", "nested": {"a": [1, None, "ü"]}},
     )
     one = recording(of, 3, task="lift 🤖 «it»", began_ns=1_700_000_000_123_456_789, about={"operator": "A"})
@@ -222,7 +226,8 @@ def test_options_and_ledger(tmp_path: Path) -> None:
     of = contents(wrist=False)
     raw, jpeg = recording(of, 4, codec="raw"), recording(of, 3, codec="jpeg")
     store_format = get_format("regrip")
-    assert store_format.create is not None and store_format.plan is not None
+    assert store_format.create is not None
+    assert store_format.plan is not None
     assert store_format.plan(of, WriteOptions()) == [], "the source says its images are JPEG files"
     ledger = Ledger()
     with store_format.create(tmp_path / "a", of, WriteOptions(), ledger) as sink:  # type: ignore[attr-defined]
@@ -287,7 +292,8 @@ def test_a_key_never_leads_out_of_the_set(tmp_path: Path, key: str) -> None:
     assert_set(store, of, [one])
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["set"]
     folders = [p for p in (tmp_path / "a/set/streams").iterdir() if p.is_dir()]
-    assert len(folders) == 1 and folders[0].name.isascii()
+    assert len(folders) == 1
+    assert folders[0].name.isascii()
     names = [name for name, _ in zarr.open_group(store.path, mode="r")["streams"].groups()]
     assert names == [folders[0].name]
 
@@ -328,14 +334,18 @@ def test_appending_after_zarr_python_has_written(tmp_path: Path) -> None:
     group.attrs["note"] = "seen"
     state = group["streams/observation.state/rows"]
     state[2] = np.arange(8)
+    state.attrs["calibrated"] = True
     with StoreWriter.record(path) as sink:
         sink.write(made[1])
         sink.write(made[2])
+    assert zarr.open_group(str(path), mode="r").attrs["note"] == "seen"
+    assert zarr.open_group(str(path), mode="r")["streams/observation.state/rows"].attrs["calibrated"]
     store = Store(path)
     assert len(store) == 3
     assert store[0].streams["observation.state"].rows[2].tolist() == list(range(8))  # type: ignore[index]
     (problem,) = store.verify(0)
-    assert "content hash" in problem.what and problem.key == "observation.state"
+    assert "content hash" in problem.what
+    assert problem.key == "observation.state"
     assert store.verify(1) == store.verify(2) == []
     zarr_equals(store)
 
@@ -359,7 +369,8 @@ def test_unusual_arrays_are_read_by_zarr_python_and_said(tmp_path: Path, change:
     group[f"streams/{key}"].create_array("rows", data=rows, **layout)
     store = Store(path)
     (problem,) = store.problems
-    assert "not what regrip writes" in problem.what and "slowly" in problem.remedy
+    assert "not what regrip writes" in problem.what
+    assert "slowly" in problem.remedy
     assert_set(store, of, [one], images="pixels")
     assert store.image(FRONT, 3).tolist() == one.streams[FRONT].rows[3].tolist()  # type: ignore[index, union-attr]
     assert store.vectors("action", np.array([3, 0, 3])).shape == (3, len(ACTION))
@@ -389,6 +400,31 @@ def test_the_codec_reads_and_writes_through_zarr_python(tmp_path: Path) -> None:
             np.testing.assert_array_equal(zarr.open_array(str(tmp_path / codec), mode="r")[:], data)
     with pytest.raises(ValueError, match="codec 'gif'"):
         zarr_codec.ImageCodec("gif")
+
+
+def test_zarr_python_finds_the_codec_by_itself(tmp_path: Path) -> None:
+    """A process that imports nothing of ours, where regrip is installed: what pip writes is made by hand."""
+    of = contents(wrist=False)
+    store = write(tmp_path / "set", of, [recording(of)])
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site/regrip-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: regrip\nVersion: 0\n")
+    points = project["entry-points"]["zarr.codecs"]
+    (info / "entry_points.txt").write_text(
+        "[zarr.codecs]\n" + "".join(f"{name} = {where}\n" for name, where in points.items())
+    )
+    code = (
+        "import sys, zarr; sys.path.append(sys.argv[2])\n"
+        f"print(zarr.open_group(sys.argv[1], mode='r')['streams/{FRONT}/rows'][3].sum())\n"
+    )
+    code = "import sys; sys.path.insert(0, sys.argv[3]);" + code
+    src = str(Path(__file__).parents[2] / "src")
+    told = subprocess.run(
+        [sys.executable, "-c", code, store.path, src, str(tmp_path / "site")],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert int(told.stdout) == int(store.image(FRONT, 3).sum())
 
 
 def test_webp_and_mixed_files_in_one_stream(tmp_path: Path) -> None:
