@@ -3,11 +3,11 @@
     python benchmarks/data.py            # about ten minutes on two cores, most of it LeRobot's
     python benchmarks/data.py --quick
 
-A sample is two 128 px images at a random step, the state, and a chunk of 16 actions. All readers read the same
-episodes in random order in one process with one thread, files in the page cache, in turns. Times are CPU time,
-which holds on a busy machine; the least of all turns counts. The bare loop maps the shards, takes an image's
-place from the index, decodes it with simplejpeg, and does nothing else: nothing that holds JPEG is faster.
-LeRobot is run by REGRIP_REFEREES_PYTHON (else .venv-referees, `make referees`) and left out where there is none.
+A sample is two 128 px images at a random step, the state, and a chunk of 16 actions. All readers read the
+same episodes in random order in one process with one thread, files in the page cache, in turns. Times are CPU
+time, which holds on a busy machine; the least of all turns counts. The bare loop maps the shards, takes an
+image's place from the index, decodes it with simplejpeg, and does nothing else: nothing that holds JPEG needs
+less. LeRobot is run by REGRIP_REFEREES_PYTHON (else .venv-referees) and left out where there is none.
 Episodes are photographs with moving objects, a panning second view, and sensor noise; made here.
 """
 
@@ -208,7 +208,7 @@ def in_turns(
     """CPU ms per sample of each turn, and samples per second of wall time."""
     order = np.random.default_rng(0).permutation(size).tolist()
     cpu: dict[str, list[float]] = {name: [] for name in readers}
-    for name, read in readers.items():
+    for read in readers.values():
         read(order[: 2 * BATCH])  # the cache is warm, the decoders are loaded
     for turn in range(turns):
         first = turn * num % size
@@ -298,9 +298,9 @@ def main() -> None:
     args = parser.parse_args()
     num, steps, samples, turns = (4, 200, 256, 3) if args.quick else (20, 200, 640, 7)
     print(
-        f"{num} episodes of {steps} steps, 2 cameras of {SIZE} px, state, chunk of {CHUNK}; batches of {BATCH}, "
-        f"one process\n{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"numpy {np.__version__}, simplejpeg {simplejpeg.__version__}\n",
+        f"{num} episodes of {steps} steps, 2 cameras of {SIZE} px, state, chunk of {CHUNK}; "
+        f"batches of {BATCH}, one process\n{platform.platform()}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}, numpy {np.__version__}, simplejpeg {simplejpeg.__version__}\n",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def main():
     )
     written, frames = 0.0, 0
     for number, path in enumerate(files):
-        held = {key: value for key, value in np.load(path).items()}
+        held = dict(np.load(path).items())
         began = cpu_s()
         for row in range(len(held["state"])):
             data.add_frame(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -215,7 +215,7 @@ def _open(url: str, options: dict[str, Any]) -> RemoteSet:
 def _failures() -> tuple[type[Exception], ...]:
     """What fsspec's file systems raise."""
     try:
-        from aiohttp import ClientError
+        from aiohttp import ClientError  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return (OSError, ValueError, TimeoutError)
     return (OSError, ValueError, TimeoutError, ClientError)
@@ -286,12 +286,17 @@ class FetchedRows:
         return self._times[key][rows]
 
     def image(self, key: str, row: int) -> NDArray[Any]:
-        spec, data = self.contents.streams[key], self._files[key][row]
-        if spec.dtype == "uint8" and data[:1] == b"\xff":
+        spec = self.contents.streams[key]
+        out = np.empty(spec.shape, spec.dtype)
+        self.image_into(key, row, out)
+        return out
+
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        data = self._files[key][row]
+        if out.dtype == np.uint8 and data[:1] == b"\xff":
             try:  # into a buffer of the declared size: a larger image cannot make it grow
-                image = simplejpeg.decode_jpeg(data, "RGB", buffer=np.empty(spec.shape, np.uint8))
-                if image.shape == spec.shape:
-                    return np.asarray(image)
+                if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
+                    return
             except ValueError:
                 pass  # said below, in words
-        return decode_stored(data, spec.shape, spec.dtype, self._where)
+        out[...] = decode_stored(data, out.shape, str(out.dtype), self._where)

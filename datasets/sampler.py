@@ -197,7 +197,8 @@ class MixtureOrder:
         shares = np.floor(exact).astype(np.int64)
         missing = _SLOTS - len(weights) - int(shares.sum())
         shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
-        return shares + 1
+        found: NDArray[np.int64] = shares + 1
+        return found
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Draw:
         """The batch of a step.
