@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import count, pairwise
 from typing import Any
@@ -71,6 +71,10 @@ class StreamOrder:
             )
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError("there are no samples, or empty blocks")
+
+    def to_json(self) -> dict[str, Any]:
+        """What the order depends on, for a checkpoint; see `sampler.check_same_order`."""
+        return {"order": "stream", **asdict(self), "blocks": list(self.blocks)}
 
     @property
     def steps_per_epoch(self) -> int:
