@@ -231,12 +231,13 @@ def test_mistakes_are_named(in_memory: str) -> None:
         loader(in_memory, workers=5)
 
 
-def mutate(rng: np.random.Generator, root: Path) -> str:
-    """Damage one file of a set; says how."""
+def mutate(rng: np.random.Generator, root: Path) -> tuple[str, Path, bytes]:
+    """Damage one file of a set; says how, and what it was before."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
     small = [path for path in files if path.suffix in (".json", ".jsonl")]
     path = files[rng.integers(len(files))] if rng.random() < 0.6 else small[rng.integers(len(small))]
-    data = bytearray(path.read_bytes())
+    before = path.read_bytes()
+    data = bytearray(before)
     how = ("flip", "cut", "remove", "number", "zeros")[rng.integers(5)]
     at = int(rng.integers(min(len(data), 40_000)))
     if how == "flip":
@@ -255,16 +256,14 @@ def mutate(rng: np.random.Generator, root: Path) -> str:
     path.write_bytes(bytes(data))
     if how == "remove":
         path.unlink()
-    return f"{how} {path.relative_to(root)} at {at}"
+    return f"{how} {path.relative_to(root)} at {at}", path, before
 
 
 def test_damaged_sets_are_read_or_refused(store: Path, tmp_path: Path) -> None:
-    refused = 0
+    refused, root = 0, tmp_path / "set"
+    shutil.copytree(store, root)
     for seed in range(int(os.environ.get("REGRIP_FUZZ", "100"))):
-        rng = np.random.default_rng(seed)
-        root = tmp_path / str(seed)
-        shutil.copytree(store, root)
-        how = mutate(rng, root)
+        how, path, before = mutate(np.random.default_rng(seed), root)
         try:
             for batch in take(loader(root.as_uri()), 4):
                 assert len(batch) == len(batch.task) <= 8, how
@@ -272,5 +271,5 @@ def test_damaged_sets_are_read_or_refused(store: Path, tmp_path: Path) -> None:
             refused += 1
         except Exception as error:
             raise AssertionError(f"seed {seed}, {how}: {error!r}") from error
-        shutil.rmtree(root)
+        path.write_bytes(before)
     assert refused > 10
