@@ -209,6 +209,7 @@ class Store:
 
     def _is_there(self, key: str, span: Span) -> str:
         self._track(key, span, 0)
+        self._streams[key].require_texts(span)
         reader = self._images.get(key)
         if isinstance(reader, FrameReader):
             for row in range(span.first, span.last):
