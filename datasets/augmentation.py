@@ -124,4 +124,5 @@ def _turn(angle: torch.Tensor) -> torch.Tensor:
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
     turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
-    return back @ turn @ yiq
+    turned: torch.Tensor = back @ turn @ yiq
+    return turned

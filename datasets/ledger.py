@@ -36,8 +36,8 @@ class DataError(ValueError):
         super().__init__(f"{place(self.file, episode, frame, key)}{what}. {remedy}")
 
     def __reduce__(self) -> Any:  # from a worker process
-        where = {"file": self.file, "episode": self.episode, "frame": self.frame, "key": self.key}
-        return partial(DataError, self.what, self.remedy, **where), ()
+        where: dict[str, Any] = {"file": self.file, "episode": self.episode, "frame": self.frame}
+        return partial(DataError, self.what, self.remedy, **where, key=self.key), ()
 
 
 def place(file: str = "", episode: int | None = None, frame: int | None = None, key: str = "") -> str:

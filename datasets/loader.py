@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from .batches import Batch, MapMaker, Workers
+from .batches import Batch, Buffers, MapMaker, Workers
 from .mixture import Samples
 from .sampler import Order
 from .samples import Field
@@ -72,6 +72,7 @@ class BatchLoader:
         if workers < 0 or ahead < 1:
             raise ValueError(f"{workers} workers, {ahead} batches ahead: not negative, and at least 1")
         self.samples, self.order = samples, order
+        self._buffers = Buffers(samples.fields)
         self.rank, self.world, self.workers, self.ahead = rank, world, workers, ahead
 
     def batch(self, step: int) -> Batch:
@@ -81,8 +82,8 @@ class BatchLoader:
             DataError: a row is damaged.
         """
         draw = self.order.draw(step, self.rank, self.world)
-        arrays, tasks = self.samples.batch(draw)
-        return Batch(step, arrays, tasks, draw.place)
+        arrays = self._buffers.take(len(draw))
+        return Batch(step, arrays, self.samples.fill(draw, arrays), draw.place)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """All batches from a step on, without end, in numpy.
@@ -94,7 +95,7 @@ class BatchLoader:
         if self.workers:
             with self._start(start) as workers:
                 for batch in workers:
-                    yield batch.copy()
+                    yield self._buffers.copy(batch)
         step = start
         while True:
             yield self.batch(step)
@@ -116,8 +117,9 @@ class BatchLoader:
             return
         with self._start(start) as workers:
             for batch in workers:
-                # Out of the shared memory, which the next batch will overwrite.
-                yield to_device(batch if target.type == "cuda" else batch.copy(), self.samples.fields, target)
+                if target.type == "cpu":  # out of the shared memory, which the next batch will overwrite
+                    batch = self._buffers.copy(batch)
+                yield to_device(batch, self.samples.fields, target)
 
     def _start(self, start: int) -> Workers:
         maker = MapMaker(self.samples, self.order, self.rank, self.world)

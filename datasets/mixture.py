@@ -19,7 +19,7 @@ from .ledger import DataError
 from .normalization import Scaling
 from .recording import Contents, RowAccess
 from .sampler import Draw
-from .samples import Arrays, Field, Reading, SampleReader
+from .samples import Arrays, Field, Reading, SampleReader, image_into
 
 
 class RenamedRows:
@@ -62,6 +62,9 @@ class RenamedRows:
     def image(self, key: str, row: int) -> NDArray[Any]:
         return self._rows.image(self._theirs[key], row)
 
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        image_into(self._rows, self._theirs[key], row, out)
+
 
 class ResizedRows(RenamedRows):
     """A set whose images have another size: see `fit_inside`."""
@@ -80,6 +83,9 @@ class ResizedRows(RenamedRows):
         if image.ndim == 3 and image.shape[:2] != self._size:
             return fit_inside(image, *self._size)
         return image
+
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        out[...] = self.image(key, row)
 
 
 def fit_inside(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

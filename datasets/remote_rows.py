@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from .store_layout import SHARD, Head, arrays_of, chunk_path, chunk_rows, is_fra
 from .stored_images import decode_stored
 
 _TRIES = 4
+_FINAL = (ValueError, PermissionError, IsADirectoryError, NotADirectoryError)  # trying again is no use
 _INDICES = 64  # shard indexes kept, 32 kB each
 _MOST_HEAD, _MOST_IMAGE = 1 << 26, 1 << 28
 
@@ -50,7 +51,18 @@ class RemoteSet:
         self.url, self._options = url, options
         self._connect()
         with tempfile.TemporaryDirectory(prefix="regrip-remote-") as here:
-            self._look(Path(os.path.realpath(here)))
+            try:
+                self._look(Path(os.path.realpath(here)))
+            except DataError as error:  # about the copy: its place is no help
+                file = error.file.replace(os.path.realpath(here), url)
+                raise DataError(
+                    error.what,
+                    error.remedy,
+                    file=file,
+                    episode=error.episode,
+                    frame=error.frame,
+                    key=error.key,
+                ) from error
         for problem in self.store.problems:
             if "zarr-python" in problem.remedy:
                 raise DataError(
@@ -64,7 +76,8 @@ class RemoteSet:
 
     def _look(self, here: Path) -> None:
         """Copy what the set says of itself, and read that."""
-        self._copy("zarr.json", here, most=_MOST_HEAD)
+        for name in ("zarr.json", "zarr.backup.json"):
+            self._copy(name, here, most=_MOST_HEAD)
         head, _ = read_head(here)
         self._copy("episodes.jsonl", here)
         for key, spec in head.contents.streams.items():
@@ -198,9 +211,9 @@ class RemoteSet:
                     "there is no such file", "check the URL", file=f"{self.url}/{path}"
                 ) from error
             except _failures() as error:
-                if wait_s is None:
+                if wait_s is None or isinstance(error, _FINAL):
                     raise DataError(
-                        f"it cannot be read, after {_TRIES} tries ({error!r})",
+                        f"it cannot be read ({error!r})",
                         "check the connection and the permissions",
                         file=f"{self.url}/{path}",
                     ) from error
@@ -215,7 +228,7 @@ def _open(url: str, options: dict[str, Any]) -> RemoteSet:
 def _failures() -> tuple[type[Exception], ...]:
     """What fsspec's file systems raise."""
     try:
-        from aiohttp import ClientError
+        from aiohttp import ClientError  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return (OSError, ValueError, TimeoutError)
     return (OSError, ValueError, TimeoutError, ClientError)
@@ -286,12 +299,17 @@ class FetchedRows:
         return self._times[key][rows]
 
     def image(self, key: str, row: int) -> NDArray[Any]:
-        spec, data = self.contents.streams[key], self._files[key][row]
-        if spec.dtype == "uint8" and data[:1] == b"\xff":
+        spec = self.contents.streams[key]
+        out = np.empty(spec.shape, spec.dtype)
+        self.image_into(key, row, out)
+        return out
+
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        data = self._files[key][row]
+        if out.dtype == np.uint8 and data[:1] == b"\xff":
             try:  # into a buffer of the declared size: a larger image cannot make it grow
-                image = simplejpeg.decode_jpeg(data, "RGB", buffer=np.empty(spec.shape, np.uint8))
-                if image.shape == spec.shape:
-                    return np.asarray(image)
+                if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
+                    return
             except ValueError:
                 pass  # said below, in words
-        return decode_stored(data, spec.shape, spec.dtype, self._where)
+        out[...] = decode_stored(data, out.shape, str(out.dtype), self._where)

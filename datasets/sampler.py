@@ -41,15 +41,19 @@ class Draw:
         return len(self.sample)
 
 
-class Order(Protocol):
+class Saved(Protocol):
+    """An order that a checkpoint can hold."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the order depends on; see `check_same_order`."""
+        ...
+
+
+class Order(Saved, Protocol):
     """The order of a training run."""
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Draw:
         """What `rank` of `world` gets at a step; all ranks together get the same whatever `world` is."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """What the order depends on, for a checkpoint; see `check_same_order`."""
         ...
 
 
@@ -197,7 +201,8 @@ class MixtureOrder:
         shares = np.floor(exact).astype(np.int64)
         missing = _SLOTS - len(weights) - int(shares.sum())
         shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
-        return shares + 1
+        found: NDArray[np.int64] = shares + 1
+        return found
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Draw:
         """The batch of a step.
@@ -246,7 +251,7 @@ def _slots(shares: tuple[int, ...], seed: int, block: int) -> NDArray[np.int64]:
     return np.stack([chosen, earlier])
 
 
-def check_same_order(saved: Mapping[str, Any], order: Order) -> None:
+def check_same_order(saved: Mapping[str, Any], order: Saved) -> None:
     """Refuse to resume with another order than the checkpoint's.
 
     Raises:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,23 @@ class Field:
     kind: Literal["image", "vector", "mask", "index"]
 
 
+@runtime_checkable
+class IntoRows(Protocol):
+    """A set that decodes images where they are wanted; one that does not has them copied there."""
+
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        """`out` has the stream's shape and dtype, and is contiguous."""
+        ...
+
+
+def image_into(rows: RowAccess, key: str, row: int, out: NDArray[Any]) -> None:
+    """Decode one image into `out`."""
+    if isinstance(rows, IntoRows):
+        rows.image_into(key, row, out)
+    else:
+        out[...] = rows.image(key, row)
+
+
 class SampleReader:
     """Samples of one set, filled into arrays that are given.
 
@@ -94,10 +112,8 @@ class SampleReader:
         of = self.reading
         streams = rows.contents.streams
         self.images = tuple(rows.contents.of_kind("image")) if of.images is None else of.images
-        self.vectors = of.vectors
-        if self.vectors is None:
-            named = rows.contents.of_kind("vector")
-            self.vectors = tuple(key for key in named if key.startswith("observation."))
+        named = [key for key in rows.contents.of_kind("vector") if key.startswith("observation.")]
+        self.vectors = tuple(named) if of.vectors is None else of.vectors
         self.chunked = of.action if of.action in streams and of.action not in of.delta_timestamps else ""
         self.vectors = tuple(key for key in self.vectors if key != self.chunked)
         for key in of.delta_timestamps:
@@ -330,21 +346,20 @@ class SampleReader:
         out: NDArray[Any],
         at: NDArray[np.int64],
     ) -> None:
-        image = self.rows.image
-        for number, place in enumerate(at.tolist()):
+        into = self.rows.image_into if isinstance(self.rows, IntoRows) else partial(image_into, self.rows)
+        for number, (place, wanted) in enumerate(zip(at.tolist(), found.tolist(), strict=True)):
             if not there[number]:
                 out[place] = 0
                 continue
-            wanted = found[number]
             try:
-                if wanted.ndim == 0:
-                    out[place] = image(key, int(wanted))
+                if isinstance(wanted, int):
+                    into(key, wanted, out[place])
                     continue
-                for slot, row in enumerate(wanted.tolist()):
+                for slot, row in enumerate(wanted):
                     if slot and row == wanted[slot - 1]:
                         out[place, slot] = out[place, slot - 1]
                     else:
-                        out[place, slot] = image(key, row)
+                        into(key, row, out[place, slot])
             except DataError as error:
                 if error.episode is not None:
                     raise
@@ -387,7 +402,7 @@ def lookup(
         The rows, and how much later the time asked for is than theirs, in seconds.
     """
     shape = target.shape
-    low, high, target, guess = (one.reshape(-1) for one in (low, high, target, guess))
+    low, high, target, guess = low.reshape(-1), high.reshape(-1), target.reshape(-1), guess.reshape(-1)
     row = np.clip(guess, low, high - 1)
     off = target - rows.times(key, row)
     todo = np.flatnonzero(np.abs(off) > _SAME_S)

@@ -115,15 +115,14 @@ def _count(
 def _keys(block: NDArray[Any], wide: bool) -> NDArray[Any]:
     """(columns, n) unsigned integers in the numbers' order (IEEE 754: all bits of negatives flipped)."""
     x = np.ascontiguousarray(block.T, dtype=np.float64 if wide else np.float32)
-    unsigned = np.uint64 if wide else np.uint32
-    sign = unsigned(1 << (63 if wide else 31))
-    keys = x.view(unsigned)
-    return np.where(keys & sign, ~keys, keys | sign)
+    keys: NDArray[Any] = x.view(np.uint64 if wide else np.uint32)
+    sign = keys.dtype.type(1 << (63 if wide else 31))
+    ordered: NDArray[Any] = np.where(keys & sign, np.invert(keys), keys | sign)
+    return ordered
 
 
-def _numbers(keys: NDArray[np.uint64], wide: bool) -> NDArray[np.float64]:
-    unsigned = np.uint64 if wide else np.uint32
-    sign = unsigned(1 << (63 if wide else 31))
-    mine = keys.astype(unsigned)
-    back = np.where(mine & sign, mine ^ sign, ~mine)
+def _numbers(found: NDArray[np.uint64], wide: bool) -> NDArray[np.float64]:
+    keys: NDArray[Any] = found.astype(np.uint64 if wide else np.uint32)
+    sign = keys.dtype.type(1 << (63 if wide else 31))
+    back: NDArray[Any] = np.where(keys & sign, keys ^ sign, np.invert(keys))
     return back.view(np.float64 if wide else np.float32).astype(np.float64)

@@ -131,8 +131,8 @@ class FrameReader:
             )
         return held.view[offset : offset + length]
 
-    def decode(self, row: int) -> NDArray[Any]:
-        """One image.
+    def decode(self, row: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """One image, in `out` if that is given: of the stream's shape and dtype, contiguous.
 
         Raises:
             IndexError: there is no such row.
@@ -141,15 +141,20 @@ class FrameReader:
         data = self.stored(row)
         if self._jpeg and data[0] == 0xFF:
             try:  # into a buffer of the declared size: a larger image cannot make it grow
-                image = simplejpeg.decode_jpeg(data, "RGB", buffer=np.empty(self._shape, np.uint8))
+                buffer = np.empty(self._shape, np.uint8) if out is None else out
+                image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
                 if image.shape == self._shape:
                     return image  # type: ignore[no-any-return]
             except ValueError:
                 pass  # said below, in words
             image = None
-        return decode_stored(
+        made = decode_stored(
             bytes(data), self._shape, self.spec.dtype, f"{self._path(row // SHARD)}, {self.spec.key}", row
         )
+        if out is None:
+            return made
+        out[...] = made
+        return out
 
     def encoded(self, row: int) -> bytes | None:
         """The image file, or None where raw pixels are stored."""

@@ -156,6 +156,19 @@ class Store:
             self._known(key, "image", "depth")
         return self._images[key].decode(row)
 
+    def image_into(self, key: str, row: int, out: NDArray[Any]) -> None:
+        """Decode an image where it is wanted: `out` has its stream's shape and dtype, and is contiguous.
+
+        Raises:
+            DataError: there is no such stream, or the image is damaged.
+            IndexError: there are not so many rows.
+        """
+        reader = self._images.get(key)
+        if isinstance(reader, FrameReader):
+            reader.decode(row, out)
+        else:
+            out[...] = self.image(key, row)
+
     def encoded(self, key: str, row: int) -> bytes | None:
         """The image file as it is stored; None for raw pixels."""
         self._known(key, "image", "depth")
@@ -196,6 +209,7 @@ class Store:
 
     def _is_there(self, key: str, span: Span) -> str:
         self._track(key, span, 0)
+        self._streams[key].require_texts(span)
         reader = self._images.get(key)
         if isinstance(reader, FrameReader):
             for row in range(span.first, span.last):

@@ -230,7 +230,15 @@ def read_episodes(root: Path, head: Head) -> tuple[Log, list[Problem]]:
         path = head.folder(root, key) / "episodes.jsonl"
         log = read_log(root, path, ColumnLine.from_json)
         columns[key] = {line.id: line.span for line in log.records}
-        problems += log.problems(str(path.relative_to(root)))
+        if log.bad or log.torn:
+            problems.append(
+                Problem(
+                    f"{len(log.bad) + bool(log.torn)} lines of the column's log are damaged",
+                    "their episodes lack the column: add it again, with replace",
+                    file=str(path.relative_to(root)),
+                    key=key,
+                )
+            )
     ends: dict[str, int] = {}
     last_id = -1
 

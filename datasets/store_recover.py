@@ -22,7 +22,8 @@ from .store_log import ColumnLine, Log, Record, Span, read_episodes, read_log, u
 def committed(root: Path, head: Head, log: Log) -> tuple[int, dict[str, End]]:
     """The next episode's number, and how far each stream is taken, by damaged episodes too."""
     ends = {key: End() for key in head.contents.streams}
-    known: list[tuple[int, dict[str, Span]]] = [(one.id, one.spans) for one in log.records]
+    room = {key: _room(head.folder(root, key), spec) for key, spec in head.contents.streams.items()}
+    known: list[tuple[int, dict[str, Span]]] = []
     for line in damaged_lines(root):
         try:
             record = Record.from_json(unseal(line))
@@ -34,12 +35,28 @@ def committed(root: Path, head: Head, log: Log) -> tuple[int, dict[str, End]]:
         lines = read_log(root, head.folder(root, key) / "episodes.jsonl", ColumnLine.from_json)
         known += [(line.id, {key: line.span}) for line in lines.records if line.span]
     next_id = max((head.until(key) for key in head.columns), default=0)
-    for number, spans in known:
+    known = [
+        (number, {key: span for key, span in spans.items() if span.last <= room.get(key, 0)})
+        for number, spans in known
+    ]  # what claims rows that no file has takes none
+    for number, spans in [*known, *((one.id, one.spans) for one in log.records)]:
         next_id = max(next_id, number + 1)
         for key, span in spans.items():
-            if key in ends:
-                ends[key] = ends[key].after(span)
+            ends[key] = ends[key].after(span)
     return next_id, ends
+
+
+def _room(folder: Path, spec: StreamSpec) -> int:
+    """Rows that the files of a stream have room for."""
+    base = folder / "rows" / "c"
+    names = [entry.name for entry in base.iterdir()] if base.is_dir() else []
+    numbers = [int(name) for name in names if name.isdecimal() and len(name) < 12]
+    if is_frames(spec):
+        return (max(numbers, default=-1) + 1) * SHARD
+    array = arrays_of(spec)["rows"]
+    if not row_bytes(array):
+        return 1 << 31  # rows without entries need no file
+    return (max(numbers, default=-1) + 1) * chunk_rows(array)
 
 
 def damaged_lines(root: Path) -> list[bytes]:

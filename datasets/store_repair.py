@@ -95,7 +95,7 @@ def _repair(root: Path, deep: bool) -> list[Problem]:
         problems += _mend_sizes(root, folder, spec, end)
     if not odd:
         problems += recover(root, head)[3]
-    return problems
+    return list(dict.fromkeys(problems))  # a log that stays damaged was read more than once
 
 
 def _copies(root: Path, head: Head) -> list[Problem]:
@@ -274,12 +274,16 @@ def _mend_sizes(root: Path, folder: Path, spec: StreamSpec, end: End) -> list[Pr
     for name, array in arrays_of(spec).items():
         rows, chunk = count_of(name, end), chunk_rows(array)
         whole = chunk * row_bytes(array)
-        numbers = range(-(-rows // chunk)) if whole else range(0)
-        for number in numbers:
+        if not whole or not rows:
+            continue
+        base = folder / name / "c"
+        names = [entry.name for entry in base.iterdir()] if base.is_dir() else []
+        last = (rows - 1) // chunk  # others that are missing read as zeros: no episode left has rows there
+        for number in sorted({last, *(int(one) for one in names if one.isdecimal() and len(one) < 12)}):
             path = chunk_path(folder / name, number, 1 + len(array.shape))
             size = path.stat().st_size if path.is_file() else -1
-            if size == whole or (size < 0 and number != numbers[-1]):
-                continue  # a missing file reads as zeros, and no episode that is left has rows in it
+            if size == whole:
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as file:
                 file.truncate(whole)

@@ -37,6 +37,18 @@ class StoreStream:
         texts = read_texts(self.strings, self.ends, sorted(set(numbers)), key)
         return [texts[number] for number in numbers]
 
+    def require_texts(self, span: Span) -> None:
+        """Check that the texts which an episode found are there.
+
+        Raises:
+            DataError: they are not.
+        """
+        if self.strings is None or self.ends is None or not span.strings[0]:
+            return
+        count, size = span.strings
+        if int(self.ends.slice(count - 1, count)[0]) != size:
+            raise DataError("the texts of the stream end elsewhere", "the set is damaged", key=self.spec.key)
+
     def hash(self, span: Span, *, unchecked: bool = False) -> str:
         """Content hash of some rows as they are stored."""
         digest = new_hash()

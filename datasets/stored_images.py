@@ -105,7 +105,7 @@ def check_file(data: bytes, shape: tuple[int, ...], dtype: str) -> None:
             raise DataError(
                 f"a JPEG that cannot be read ({error})", "take it from its source again"
             ) from error
-        found = (height, width, 3)
+        found = (int(height), int(width), 3)
     elif codec == "png" and len(data) > 33 and data[12:16] == b"IHDR":
         width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
         if (bits == 16 and colour == 0) if dtype == "uint16" else (bits == 8 and dtype == "uint8"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import count, pairwise
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .batches import Batch, Workers
+from .batches import Batch, Buffers, Workers
 from .normalization import Scaling
 from .remote_rows import FetchedRows, RemoteSet
 from .sampler import permute
@@ -71,6 +71,10 @@ class StreamOrder:
             )
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError("there are no samples, or empty blocks")
+
+    def to_json(self) -> dict[str, Any]:
+        """What the order depends on, for a checkpoint; see `sampler.check_same_order`."""
+        return {"order": "stream", **asdict(self), "blocks": list(self.blocks)}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -321,6 +325,7 @@ class StreamLoader:
         )
         self.maker = StreamMaker(remote, self.order, starts, reading, dict(scaling or {}), rank, world)
         self.fields = self.maker.fields
+        self._buffers = Buffers(self.fields)
         self._workers = workers
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
@@ -333,12 +338,10 @@ class StreamLoader:
         if self._workers:
             with Workers(self.maker, self._workers, start=start) as workers:
                 for batch in workers:
-                    yield batch.copy()
+                    yield self._buffers.copy(batch)
         for step in count(start):
             places = self.maker.places(step)
-            arrays = {
-                name: np.empty((len(places), *one.shape), one.dtype) for name, one in self.fields.items()
-            }
+            arrays = self._buffers.take(len(places))
             tasks = dict(self.maker.make(step, arrays, 0, 1))
             yield Batch(step, arrays, [tasks[row] for row in range(len(places))], places)
 

@@ -45,15 +45,15 @@ class ImageCodec(ArrayBytesCodec):
         if len(shape) not in (3, 4):
             raise ValueError(f"{CODEC} holds (N,H,W,3) or (N,H,W), not {shape}")
 
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+    async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
         _one_image(chunk_spec.shape)
         dtype = chunk_spec.dtype.to_native_dtype().name
-        image = decode_stored(chunk_bytes.to_bytes(), tuple(chunk_spec.shape[1:]), dtype)
+        image = decode_stored(chunk_data.to_bytes(), tuple(chunk_spec.shape[1:]), dtype)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(image[None])
 
-    async def _encode_single(self, chunk_array: Any, chunk_spec: Any) -> Any:
+    async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
         _one_image(chunk_spec.shape)
-        image = np.ascontiguousarray(chunk_array.as_numpy_array()[0])
+        image = np.ascontiguousarray(chunk_data.as_numpy_array()[0])
         return chunk_spec.prototype.buffer.from_bytes(encode_stored(image, self.codec, self.quality))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:

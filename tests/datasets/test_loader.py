@@ -136,6 +136,21 @@ def test_tensors_are_uint8_with_channels_first(store: Path) -> None:
     made.close()  # type: ignore[attr-defined]
 
 
+def test_memory_is_used_again_only_when_nobody_holds_it(store: Path) -> None:
+    samples = samples_of(store)
+    loader = BatchLoader(samples, EpochOrder(len(samples), 6, seed=1))
+    kept = [loader.batch(step) for step in range(4)]
+    for step, batch in enumerate(kept):
+        assert_equal(batch, loader.batch(step))
+    part = torch.from_numpy(kept[0].arrays[WRIST])[2:]
+    want = part.clone()
+    where = {batch.arrays[FRONT].ctypes.data for batch in kept}
+    del kept, batch
+    again = [loader.batch(step) for step in range(4, 8)]
+    assert torch.equal(part, want)
+    assert where & {one.arrays[FRONT].ctypes.data for one in again}
+
+
 def test_a_killed_worker_is_said(store: Path) -> None:
     samples = samples_of(store)
     order = EpochOrder(len(samples), 6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from itertools import permutations
 
@@ -103,6 +105,12 @@ def test_a_mixture_has_its_shares_and_repeats_nothing_early() -> None:
     np.testing.assert_allclose(early, [0.5, 0.3, 0.2], atol=0.05)  # mixed from the start
     tiny = MixtureOrder([10, 10], [1, 1e-9], 8)
     assert tiny.shares.tolist() == [65535, 1]
+
+
+def test_what_a_worker_imports_is_light() -> None:
+    modules = "exact_statistics, normalization, sampler, batches, streaming"
+    code = f"import sys; from regrip.datasets import {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_mistakes_are_named() -> None:

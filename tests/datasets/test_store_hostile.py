@@ -232,6 +232,12 @@ def test_rows_beyond_the_file_are_refused_before_anything_is_allocated(whole: Pa
         store[1]
     assert raised.value.episode == 1
     store[0]
+    repair(path)
+    with StoreWriter.record(path) as sink:
+        sink.write(recording(OF, 3))
+    assert Store(path).bounds("action").tolist() == [[0, 3], [3, 6]], (
+        "a claim on rows that no file has is void"
+    )
 
 
 PLACES = [f"streams/{FRONT}/rows/c/0/0/0/0", "streams/action/rows/c/0/0", "episodes.jsonl", "streams"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
@@ -228,3 +229,47 @@ def test_mistakes_are_named(in_memory: str) -> None:
         loader(in_memory, world=3)
     with pytest.raises(ValueError, match="5 workers for 4 lanes"):
         loader(in_memory, workers=5)
+
+
+def mutate(rng: np.random.Generator, root: Path) -> tuple[str, Path, bytes]:
+    """Damage one file of a set; says how, and what it was before."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
+    small = [path for path in files if path.suffix in (".json", ".jsonl")]
+    path = files[rng.integers(len(files))] if rng.random() < 0.6 else small[rng.integers(len(small))]
+    before = path.read_bytes()
+    data = bytearray(before)
+    how = ("flip", "cut", "remove", "number", "zeros")[rng.integers(5)]
+    at = int(rng.integers(min(len(data), 40_000)))
+    if how == "flip":
+        data[at] ^= 1 << int(rng.integers(8))
+    elif how == "cut":
+        del data[at:]
+    elif how == "number":
+        digits = [i for i, byte in enumerate(data[:20_000]) if chr(byte).isdigit()]
+        if digits:
+            place = digits[rng.integers(len(digits))]
+            data[place : place + 1] = [b"-1", b"99999999999", b"1e400", b"[]", b"null", b"NaN"][
+                rng.integers(6)
+            ]
+    elif how == "zeros":
+        data[at : at + 64] = bytes(len(data[at : at + 64]))
+    path.write_bytes(bytes(data))
+    if how == "remove":
+        path.unlink()
+    return f"{how} {path.relative_to(root)} at {at}", path, before
+
+
+def test_damaged_sets_are_read_or_refused(store: Path, tmp_path: Path) -> None:
+    refused, root = 0, tmp_path / "set"
+    shutil.copytree(store, root)
+    for seed in range(int(os.environ.get("REGRIP_FUZZ", "100"))):
+        how, path, before = mutate(np.random.default_rng(seed), root)
+        try:
+            for batch in take(loader(root.as_uri()), 4):
+                assert len(batch) == len(batch.task) <= 8, how
+        except DataError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {how}: {error!r}") from error
+        path.write_bytes(before)
+    assert refused > 10
