@@ -65,8 +65,12 @@ def encode_video(
     options = {"g": str(gop), ENCODERS[codec]: str(crf)}
     if codec == "libsvtav1":
         options |= {"preset": "12", "svtav1-params": "lp=1"}
+    else:
+        options |= {
+            "bf": "0"
+        }  # no frames out of order: nothing is gained by them here, and clips join anywhere
     if codec in ("libx265", "hevc"):
-        options |= {"x265-params": "log-level=error:pools=1:frame-threads=1"}
+        options |= {"x265-params": "log-level=error:pools=1:frame-threads=1:bframes=0"}
     if ENCODERS[codec] == "qp":
         options |= {"rc": "constqp"}
     count, size = 0, None

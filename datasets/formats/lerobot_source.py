@@ -417,12 +417,12 @@ class LeRobotSource:
 
 
 def _find_leftovers(root: Path, problems: list[Problem]) -> None:
-    """`images/` is where LeRobot collects frames while it records; a finished set has none."""
+    """`images/` is where LeRobot collects frames while it records; a finished set has empty folders at most."""
     images = root / "images"
-    if images.is_dir() and not images.is_symlink() and any(images.iterdir()):
+    if images.is_dir() and not images.is_symlink() and any(file.is_file() for file in images.rglob("*")):
         problems.append(
             Problem(
-                "the folder images/ is not empty: a recording was interrupted",
+                "the folder images/ holds files: a recording was interrupted",
                 "its frames belong to an episode that was never saved; look at them, then delete the folder",
                 file="images",
             )
