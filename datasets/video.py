@@ -26,7 +26,7 @@ MAX_OPEN = 8  # containers that stay open in a process
 MAX_PIXELS = 1 << 27
 _NEAR = 16  # frames ahead that are reached by decoding on rather than by seeking
 _DAMAGED = "the file is damaged: take it from its source again, or drop the episode"
-_ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, IndexError, OverflowError)
+ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, IndexError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class VideoFrames:
         """
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        with self._reading(index), _borrowed(self.path) as video:
+        with self.reading(index), _borrowed(self.path) as video:
             ahead = index - self._last(video)
             if not 0 < ahead <= _NEAR:
                 video.seek(self.start_s + (index - 0.5) / self.fps)
@@ -171,13 +171,13 @@ class VideoFrames:
     def encoded(self, index: int) -> bytes | None:
         return None
 
-    def _open(self) -> _Video:
-        with self._reading(None):
-            return _Video(self.path)
+    def _open(self) -> OpenVideo:
+        with self.reading(None):
+            return OpenVideo(self.path)
 
-    def _from(self, video: _Video, first: int) -> Iterator[Any]:
+    def _from(self, video: OpenVideo, first: int) -> Iterator[Any]:
         """Decoded frames from the keyframe before a frame on."""
-        with self._reading(first):
+        with self.reading(first):
             video.seek(self.start_s + (first - 0.5) / self.fps)
             frame = video.next()
             if frame is not None and self._index(video, frame) > first:
@@ -185,13 +185,13 @@ class VideoFrames:
                 frame = video.next()
         while frame is not None:
             yield frame
-            with self._reading(None):
+            with self.reading(None):
                 frame = video.next()
 
-    def _last(self, video: _Video) -> int:
+    def _last(self, video: OpenVideo) -> int:
         return -(1 << 60) if video.at_s is None else round((video.at_s - self.start_s) * self.fps)
 
-    def _index(self, video: _Video, frame: Any) -> int:
+    def _index(self, video: OpenVideo, frame: Any) -> int:
         return round((video.time(frame) - self.start_s) * self.fps)
 
     def _pixels(self, frame: Any, index: int) -> NDArray[Any]:
@@ -204,7 +204,7 @@ class VideoFrames:
                 frame=index,
                 key=self.key,
             )
-        with self._reading(index):
+        with self.reading(index):
             if self.depth is not None:
                 return self.depth.decode(_codes(frame))
             return np.asarray(frame.to_ndarray(format="rgb24"))
@@ -221,12 +221,12 @@ class VideoFrames:
         )
 
     @contextmanager
-    def _reading(self, index: int | None) -> Iterator[None]:
+    def reading(self, index: int | None) -> Iterator[None]:
         try:
             yield
         except (DataError, RecursionError):
             raise
-        except _ERRORS as error:
+        except ERRORS as error:
             raise DataError(
                 f"the video cannot be read ({type(error).__name__}: {error})",
                 _DAMAGED,
@@ -244,7 +244,7 @@ def probe_video(path: Path) -> VideoInfo:
         DataError: it is no mp4 file with a picture, or declares a senseless size.
     """
     try:
-        with closing(_Video(path)) as video:
+        with closing(OpenVideo(path)) as video:
             context, stream = video.stream.codec_context, video.stream
             return VideoInfo(
                 codec=str(context.codec.canonical_name),
@@ -258,13 +258,13 @@ def probe_video(path: Path) -> VideoInfo:
             )
     except DataError:
         raise
-    except _ERRORS as error:
+    except ERRORS as error:
         raise DataError(
             f"the video cannot be opened ({type(error).__name__}: {error})", _DAMAGED, file=path
         ) from error
 
 
-class _Video:
+class OpenVideo:
     """An open container, and where its decoder stands."""
 
     def __init__(self, path: Path) -> None:
@@ -315,19 +315,19 @@ class _Video:
         self.container.close()
 
 
-_idle: OrderedDict[tuple[str, int, int], _Video] = OrderedDict()
+_idle: OrderedDict[tuple[str, int, int], OpenVideo] = OrderedDict()
 _lock = threading.Lock()
 
 
 @contextmanager
-def _borrowed(path: Path) -> Iterator[_Video]:
+def _borrowed(path: Path) -> Iterator[OpenVideo]:
     """An open container, for nobody else while it is used."""
     stat = path.stat()
     key = (str(path), stat.st_mtime_ns, stat.st_size)
     with _lock:
         video = _idle.pop(key, None)
     if video is None:
-        video = _Video(path)
+        video = OpenVideo(path)
     try:
         yield video
     except BaseException:
@@ -349,7 +349,7 @@ def close_videos() -> None:
         video.close()
 
 
-_parents: list[_Video] = []
+_parents: list[OpenVideo] = []
 
 
 def _forget() -> None:

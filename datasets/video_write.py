@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ledger import DataError
-from .video import _ERRORS, VideoFrames, _Video
+from .video import ERRORS, OpenVideo, VideoFrames
 
 # Encoder to the name of its option for quality.
 ENCODERS = {
@@ -65,8 +65,12 @@ def encode_video(
     options = {"g": str(gop), ENCODERS[codec]: str(crf)}
     if codec == "libsvtav1":
         options |= {"preset": "12", "svtav1-params": "lp=1"}
+    else:
+        options |= {
+            "bf": "0"
+        }  # no frames out of order: nothing is gained by them here, and clips join anywhere
     if codec in ("libx265", "hevc"):
-        options |= {"x265-params": "log-level=error:pools=1:frame-threads=1"}
+        options |= {"x265-params": "log-level=error:pools=1:frame-threads=1:bframes=0"}
     if ENCODERS[codec] == "qp":
         options |= {"rc": "constqp"}
     count, size = 0, None
@@ -125,8 +129,8 @@ def copy_clips(clips: Sequence[VideoFrames], path: Path, fps: float) -> None:
         stream: Any = None
         offset = 0
         for clip, order in zip(clips, orders, strict=True):
-            with clip._reading(None):
-                video = _Video(clip.path)
+            with clip.reading(None):
+                video = OpenVideo(clip.path)
             try:
                 if stream is None:
                     stream = out.add_stream_from_template(video.stream, opaque=True)
@@ -146,8 +150,8 @@ def copy_clips(clips: Sequence[VideoFrames], path: Path, fps: float) -> None:
 
 def _packet_order(clip: VideoFrames) -> list[int]:
     """Frame of each packet of a clip, in the order they lie in the file."""
-    with clip._reading(None):
-        video = _Video(clip.path)
+    with clip.reading(None):
+        video = OpenVideo(clip.path)
     try:
         order = [index for index, _ in _packets(clip, video)]
     finally:
@@ -157,14 +161,14 @@ def _packet_order(clip: VideoFrames) -> list[int]:
     return order
 
 
-def _packets(clip: VideoFrames, video: _Video) -> Iterator[tuple[int, Any]]:
+def _packets(clip: VideoFrames, video: OpenVideo) -> Iterator[tuple[int, Any]]:
     """(frame, packet) of a clip, the first being a keyframe."""
-    with clip._reading(0):
+    with clip.reading(0):
         video.seek(clip.start_s + 0.25 / clip.fps)
     packets = iter(video.container.demux(video.stream))
     found = 0
     while found < clip.count:
-        with clip._reading(None):
+        with clip.reading(None):
             packet = next(packets, None)
         if packet is None or packet.pts is None:
             raise UncopyableError("it has fewer frames than the data")
@@ -196,7 +200,7 @@ def _writing(path: Path) -> Iterator[Any]:
     except (DataError, UncopyableError):
         path.unlink(missing_ok=True)
         raise
-    except _ERRORS as error:
+    except ERRORS as error:
         path.unlink(missing_ok=True)
         raise DataError(
             f"the video cannot be written ({type(error).__name__}: {error})",

@@ -12,7 +12,7 @@ from ..recording import Contents, StreamSpec
 from . import WriteOptions
 from .lerobot_info import BOOKKEEPING
 
-_FILES = ("jpeg", "png", "webp", "tiff")  # image files that LeRobot's reader, Pillow, opens
+FILES = ("jpeg", "png", "webp", "tiff")  # image files that LeRobot's reader, Pillow, opens
 _VIDEOS = ("av1", "h264", "hevc", "vp9", "mpeg4", "video")
 _PICTURE = ["height", "width", "channels"]
 
@@ -114,7 +114,7 @@ class Layout:
             return Laid(spec, name, "column", {"dtype": "string", "shape": [1], "names": None})
         if spec.kind == "image":
             storage = "video" if self.gr00t else self._storage(spec)
-            feature = {"dtype": storage, "shape": list(spec.shape), "names": _PICTURE}
+            feature: dict[str, Any] = {"dtype": storage, "shape": list(spec.shape), "names": _PICTURE}
             is_odd = spec.shape[0] % 2 or spec.shape[1] % 2
             is_copied = spec.about.get("codec") in _VIDEOS and self.options.images == "copy"
             if storage == "video" and is_odd and not is_copied:
@@ -128,7 +128,7 @@ class Layout:
         if spec.kind == "depth":
             unit = str(spec.about.get("unit", "unknown"))
             info = {"is_depth_map": True, "depth_unit": unit}
-            feature: dict[str, Any] = {
+            feature = {
                 "dtype": "image",
                 "shape": [*spec.shape, 1],
                 "names": _PICTURE,
@@ -153,7 +153,7 @@ class Layout:
         if self.options.images == "video":
             return "video"
         codec = spec.about.get("codec", "")
-        if codec in _FILES or codec == "jxl":
+        if codec in FILES or codec == "jxl":
             return "image"
         if codec in _VIDEOS:
             return "video"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..ledger import Ledger
-from .lerobot_bundles import ROWS, Bundles
+from .lerobot_bundles import CHUNK, ROWS, Bundles
 from .lerobot_journal import Journal
 from .lerobot_layout import Layout
 from .lerobot_rows import write_tasks
@@ -112,7 +112,7 @@ def _write_lines(meta: Path, journal: Journal, tasks: Sequence[str]) -> None:
 
 def _write_episodes(meta: Path, journal: Journal, caps_mb: tuple[float, float]) -> None:
     """v3.0: a row for each episode, with where it lies and its statistics."""
-    writer = None
+    writer, schema, number = None, None, 0
     batch: list[dict[str, Any]] = []
     padded = sorted({name for line in journal.lines() for name in line["black"]})
     try:
@@ -120,13 +120,18 @@ def _write_episodes(meta: Path, journal: Journal, caps_mb: tuple[float, float]) 
             if row is not None:
                 batch.append(row)
             if batch and (row is None or len(batch) == _PER_GROUP):
-                table = pa.Table.from_pylist(batch, writer.schema if writer else _schema(batch[0]))
+                for one in batch:
+                    one["meta/episodes/chunk_index"], one["meta/episodes/file_index"] = divmod(number, CHUNK)
+                schema = schema or _schema(batch[0])
+                path = meta / f"episodes/chunk-{number // CHUNK:03d}/file-{number % CHUNK:03d}.parquet"
                 if writer is None:
-                    path = meta / "episodes" / "chunk-000" / "file-000.parquet"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    writer = pq.ParquetWriter(path, table.schema, compression="snappy")
-                writer.write_table(table)
+                    writer = pq.ParquetWriter(path, schema, compression="snappy")
+                writer.write_table(pa.Table.from_pylist(batch, schema))
                 batch = []
+                if path.stat().st_size > caps_mb[0] * 2**20:
+                    writer.close()
+                    writer, number = None, number + 1
     finally:
         if writer is not None:
             writer.close()
@@ -167,7 +172,7 @@ def _episode_rows(
                 row[f"{place}/from_timestamp"] = begin / fps
                 row[f"{place}/to_timestamp"] = (begin + length) / fps
         row["dataset_from_index"], row["dataset_to_index"] = first, first + length
-        row["meta/episodes/chunk_index"] = row["meta/episodes/file_index"] = 0
+        row["meta/episodes/chunk_index"] = row["meta/episodes/file_index"] = 0  # set when it is written
         for name in padded:
             row[f"valid/{name}"] = name not in line["black"]
         for name, stats in sorted(episode_stats(line).items()):

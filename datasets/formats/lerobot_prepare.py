@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..ledger import DataError, Ledger, Loss
 from ..recording import Frames, Recording, Track
 from ..video import VideoFrames, VideoInfo, probe_video
 from ..video_write import UncopyableError, copy_clips, encode_video, equal_frames
-from .lerobot_layout import _FILES, Laid, Layout
+from .lerobot_layout import FILES, Laid, Layout
 from .lerobot_stats import DepthValues, PixelCounts, sampled_indices, to_json
 
 _COMPARED = 5  # frames of an episode that are compared with what the encoder made of them
@@ -78,8 +79,9 @@ def prepare_recording(recording: Recording, layout: Layout, folder: Path, ledger
         if isinstance(rows, ReadyVideo | ReadyFiles):
             continue
         if laid.storage == "video":
-            path = folder / f"{laid.name}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = (
+                Path(tempfile.mkdtemp(dir=folder)) / f"{laid.name}.mp4"
+            )  # other episodes may use the folder too
             ready: ReadyVideo | ReadyFiles = _video(rows, laid, layout, path, ledger)
         elif laid.spec.kind == "depth":
             ready = _depth_files(rows, laid, ledger)
@@ -215,7 +217,7 @@ def _image_files(rows: Frames, laid: Laid, layout: Layout, ledger: Ledger) -> Re
 def _file(rows: Frames, images: str, index: int = 0) -> bytes | None:
     """The source's image file, if it may be taken as it is."""
     data = rows.encoded(index) if images == "copy" else None
-    return data if data is not None and codec_of(data) in _FILES else None
+    return data if data is not None and codec_of(data) in FILES else None
 
 
 def _size(data: bytes, key: str, index: int) -> tuple[int, int]:

@@ -210,7 +210,7 @@ def numbers(column: Any, spec: StreamSpec, path: Path, episode: int) -> NDArray[
                 raise wrong("a row is empty", np.asarray(flat.is_null()))
             lengths = np.asarray(_lengths(flat))
             if (lengths != size).any():
-                per_row = (lengths != size).reshape(rows, -1).any(1)
+                per_row: Any = (lengths != size).reshape(rows, -1).any(1)
                 raise wrong(f"a row whose shape is not {list(spec.shape)}", per_row)
             flat = _plain(flat.flatten())
         if spec.shape == () and _is_list(flat.type):
@@ -218,7 +218,7 @@ def numbers(column: Any, spec: StreamSpec, path: Path, episode: int) -> NDArray[
                 raise wrong(f"rows of type {column.type}, expected one number", np.zeros(0))
             flat = _plain(flat.flatten())
         if flat.null_count:
-            per_row: NDArray[Any] = np.asarray(flat.is_null()).reshape(rows, -1).any(1)
+            per_row = np.asarray(flat.is_null()).reshape(rows, -1).any(1)
             raise wrong("an entry is empty", per_row)
         values = np.asarray(flat.to_numpy(zero_copy_only=False))
         if values.dtype != np.dtype(spec.dtype):

@@ -87,6 +87,11 @@ class LeRobotSink:
 
     def close(self) -> None:
         """Join what is not joined yet, write the metadata, and put the set in its place."""
+        for left in self._partial.rglob("*.part"):
+            left.unlink()
+        if self.version == 2:  # files of an episode that a killed process had not finished
+            for path in self._partial.rglob(f"episode_{self.done:06d}.*"):
+                path.unlink()
         for name, bundle in self._bundles.open.items():
             self._join(name, bundle)
         write_meta(
@@ -177,14 +182,13 @@ class LeRobotSink:
                 else:
                     stats[laid.name] = rows.stats
             elif laid.storage == "annotation":
-                numbers = self._indices(rows)
-                columns[laid.name] = pa.array(numbers)
-                stats[laid.name] = to_json(of_rows(numbers))
+                columns[laid.name] = pa.array(self._indices(rows))
+                stats[laid.name] = to_json(of_rows(self._indices(rows)))
             else:
                 columns[laid.name] = column_of(laid.spec, rows)
                 if laid.spec.kind == "vector":
                     stats[laid.name] = to_json(of_rows(rows))
-        kept = {
+        kept: dict[str, Any] = {
             "timestamp": nominal.astype(np.float32),
             "frame_index": np.arange(count),
             "episode_index": np.full(count, episode),
@@ -303,5 +307,13 @@ class LeRobotSink:
             info = probe_video(file)
             clips.append(VideoFrames(file, info.frames, self.layout.fps, (info.height, info.width, 3)))
         copy_clips(clips, path, self.layout.fps)
-        if probe_video(path).frames != sum(clip.count for clip in clips):
-            raise DataError("the joined video has another number of frames", "report this", file=path)
+        first = 0
+        for clip in clips:
+            joined = dataclasses.replace(clip, path=path, start_s=first / self.layout.fps)
+            if any(not np.array_equal(joined[i], clip[i]) for i in {0, clip.count - 1}):
+                raise DataError(
+                    "its packets decode to other frames when it is joined to others",
+                    "encode all videos anew: --images video",
+                    file=clip.path,
+                )
+            first += clip.count

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..frames import codec_of, decode_image
 from ..ledger import DataError, Problem
-from ..recording import Contents, Recording, StreamSpec, Track
+from ..recording import Contents, Conventions, Recording, StreamSpec, Track
 from ..video import VideoFrames, probe_video
 from .lerobot_info import BOOKKEEPING, Feature, Info, within
 from .lerobot_rows import ColumnFrames, Tables, integers, numbers, reading, stored_dtype
@@ -261,9 +261,9 @@ class LeRobotSource:
             if np.prod(side.shape) == np.prod(spec.shape) and (
                 spec.kind == "vector" or side.shape == spec.shape
             ):
-                about = {**spec.about, **side.about}
-                if spec.kind in ("image", "depth"):
-                    about["codec"] = spec.about.get("codec", "")
+                about = dict(side.about)
+                if spec.kind == "image":
+                    about["codec"] = spec.about["codec"]
                 streams[key] = dataclasses.replace(side, about=about)
         if any(len(place.tasks) > 1 for place in self._places) or (known and "task" in known.streams):
             about = {"time": "nominal"}
@@ -275,7 +275,10 @@ class LeRobotSource:
             streams = {key: streams[key] for key in (*order, *streams)}
             return dataclasses.replace(known, streams=streams)
         about = {"lerobot": {"version": ".".join(map(str, self._info.version)), **self._info.rest}}
-        return Contents(streams, self._info.fps, self._info.robot, about=about)
+        # LeRobot's meaning of a row: the action is the one sent after seeing the observation.
+        return Contents(
+            streams, self._info.fps, self._info.robot, Conventions(observed="before"), about=about
+        )
 
     def _clock(self, table: Any, episode: int, path: Path) -> NDArray[np.float64]:
         """Times of the rows: k / fps, unless the set really has others."""
@@ -417,12 +420,12 @@ class LeRobotSource:
 
 
 def _find_leftovers(root: Path, problems: list[Problem]) -> None:
-    """`images/` is where LeRobot collects frames while it records; a finished set has none."""
+    """`images/` is where LeRobot collects frames while it records; a finished set has no file there."""
     images = root / "images"
-    if images.is_dir() and not images.is_symlink() and any(images.iterdir()):
+    if images.is_dir() and not images.is_symlink() and any(file.is_file() for file in images.rglob("*")):
         problems.append(
             Problem(
-                "the folder images/ is not empty: a recording was interrupted",
+                "the folder images/ holds files: a recording was interrupted",
                 "its frames belong to an episode that was never saved; look at them, then delete the folder",
                 file="images",
             )

@@ -102,7 +102,8 @@ def test_a_clip_that_begins_between_keyframes_is_encoded_again_and_says_so(tmp_p
     from regrip.datasets.video_write import encode_video
 
     of = contents(wrist=False, size=(32, 48))
-    encode_video([picture(i) for i in range(20)], tmp_path / "long.mp4", 20, "libx264", gop=20)
+    images = [picture(0) // 2 + np.uint8(i) for i in range(20)]  # alike, or the encoder cuts scenes
+    encode_video(images, tmp_path / "long.mp4", 20, "libx264", gop=20)
     spec = dataclasses.replace(of.streams[FRONT], about={"codec": "h264"})
     of = dataclasses.replace(of, streams={**of.streams, FRONT: spec})
     one = recording(of, 5)
@@ -273,6 +274,9 @@ def test_files_rotate_by_size(tmp_path: Path) -> None:
     sink.close()
     assert len(list((tmp_path / "set/data").rglob("*.parquet"))) > 2
     assert len(list((tmp_path / "set/videos").rglob("*.mp4"))) > 2
+    episodes = tmp_path / "set/meta/episodes/chunk-000"
+    rows = [row for file in sorted(episodes.iterdir()) for row in pq.read_table(file).to_pylist()]
+    assert [row["episode_index"] for row in rows] == list(range(7))
     assert_set(get_format("lerobot-v3").open(tmp_path / "set"), of, made, images="none")
 
 

@@ -185,6 +185,8 @@ def test_a_task_that_nobody_lists(copy: Any) -> None:
 def test_orphaned_images(copy: Any, name: str) -> None:
     path = copy(f"{name}-video")
     (path / "images" / FRONT / "episode-000003").mkdir(parents=True)
+    assert not opened(path).problems  # LeRobot leaves empty folders
+    (path / "images" / FRONT / "episode-000003/frame-000000.png").touch()
     assert "interrupted" in said(opened(path))
 
 

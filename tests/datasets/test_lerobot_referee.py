@@ -90,7 +90,7 @@ def test_lerobot_loads_our_images_of_every_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("videos", [True, False])
 def test_we_read_what_lerobot_writes(tmp_path: Path, videos: bool) -> None:
-    episodes = [[5, ["push"]], [1, [""]], [8, ["öffnen", "close"]]]
+    episodes = [[5, ["push"]], [2, [""]], [8, ["öffnen", "close"]]]
     out = tmp_path / "a.npz"
     ask(
         "lerobot_referee.py",

@@ -130,6 +130,7 @@ def test_open_containers_are_few_and_follow_their_file(tmp_path: Path) -> None:
     assert not video._idle
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_worker_reads_for_itself(tmp_path: Path) -> None:
     encode_video(numbered(12), tmp_path / "a.mp4", 20, "libx264")
     frames = pickle.loads(pickle.dumps(VideoFrames(tmp_path / "a.mp4", 12, 20, SHAPE)))

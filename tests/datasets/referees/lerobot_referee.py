@@ -56,8 +56,14 @@ def read(root, out, rows=(), deltas=None, keys=(), images=()):
 
 def write(root, out, episodes=(), videos=True, vcodec="libsvtav1"):
     """A set written by LeRobot's own recorder; what went in goes to `out`."""
+    import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    # numpy 2.4 no longer makes a number of an array of one, which datasets 4.4 asks of it for shapes of [1].
+    encode = datasets.Value.encode_example
+    datasets.Value.encode_example = lambda self, value: encode(
+        self, value.item() if isinstance(value, np.ndarray) else value
+    )
     kind = "video" if videos else "image"
     features = {
         "observation.images.front": {
