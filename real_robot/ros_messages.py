@@ -214,7 +214,7 @@ def text(message: Any) -> str:
 
 
 def trajectory_rows(message: Any) -> tuple[tuple[str, ...], Vector, Vector]:
-    """A trajectory_msgs/JointTrajectory: joint names, positions (T,N), and when each row is due, seconds (T,).
+    """A trajectory_msgs/JointTrajectory: joint names, positions (T,N), seconds (T,) until each.
 
     Raises:
         MessageError: a point has another number of joints, or its time does not come after the one before.

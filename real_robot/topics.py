@@ -37,7 +37,7 @@ class CameraTopic:
 
 @dataclass(frozen=True)
 class Qos:
-    """What ROS 2 wants to know; durability is volatile throughout. ROS 1 has the depth alone (`queue_size`)."""
+    """What ROS 2 wants to know (always volatile). ROS 1 has the depth alone, its `queue_size`."""
 
     reliable: bool
     depth: int
@@ -112,7 +112,7 @@ class Topics:
                 continue
             if not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"topics: {what} is {name!r}, which is no ROS name: letters, digits and _, parts joined by /"
+                    f"topics: {what} is {name!r}, which is no ROS name: letters, digits, _, parted by /"
                 )
             if name in seen:
                 raise ValueError(f"topics: {what} and {seen[name]} are both {name}; each needs its own")
