@@ -240,7 +240,7 @@ class Client:
         if "proxy" in inspect.signature(connect).parameters:
             settings["proxy"] = None  # a robot's policy is not reached through a web proxy
         until = time.monotonic() + left
-        self._socket = connect(self.url, **settings)
+        self._socket = connect(self.url, **settings).__enter__()  # the one form that every version has
         metadata = unpack(self._socket.recv(timeout=max(0.001, until - time.monotonic())))
         if not isinstance(metadata, dict):
             raise RefusedError(f"{self.url} is no policy server: it began with a {type(metadata).__name__}")

@@ -75,6 +75,7 @@ class Schema:
         horizon: H, actions in one answer.
         model: its name.
         digest: hash of its weights; ``""`` for one without.
+        execute: how many of the H it is meant to have executed before it looks again; 0 for all.
         rtc: whether it takes the prefix of real-time chunking.
         sampled: whether a seed makes a difference to it.
         state_mean: of its training, for warnings; empty if not known.
@@ -87,6 +88,7 @@ class Schema:
     horizon: int
     model: str
     digest: str = ""
+    execute: int = 0
     rtc: bool = False
     sampled: bool = False
     state_mean: tuple[float, ...] = ()
@@ -124,6 +126,7 @@ class Schema:
             "model_hash": self.digest,
             "version": self.version,
             "action_horizon": self.horizon,
+            "action_execute": self.execute or self.horizon,
             "action_dim": spec.action_dim,
             "action": [vars(axis) for axis in spec.action],
             "control_mode": spec.control_mode,
@@ -232,7 +235,8 @@ class Schema:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "fiu":
             raise ObservationError(f"{key}: expected numbers ({len(axes)},), got {_described(value)}")
         try:
-            state = np.array(value, np.float32)
+            with np.errstate(over="ignore"):  # it becomes infinite, and is refused below
+                state = np.array(value, np.float32)
         except (ValueError, TypeError, OverflowError) as error:
             raise ObservationError(
                 f"{key}: expected numbers ({len(axes)},), got {_described(value)}"

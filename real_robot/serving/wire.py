@@ -47,7 +47,7 @@ def unpack(data: bytes, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES
         WireError: naming what is wrong: not msgpack, cut short, too deep, too many values, a dtype that is
             not taken, a shape that does not fit its bytes.
     """
-    _look_over(data, max_depth, max_values)
+    look_over(data, max_depth, max_values)
     try:
         return msgpack.unpackb(data, object_hook=_unpack_array)
     except WireError:
@@ -73,7 +73,7 @@ def _pack_array(value: Any) -> Any:
 
 def _unpack_array(value: dict[Any, Any]) -> Any:
     if b"__ndarray__" in value:
-        return _array(value)
+        return array_of(value.get(b"data"), value.get(b"dtype"), value.get(b"shape"))
     if b"__npgeneric__" in value:
         kind = _dtype(value.get(b"dtype"))
         plain = value.get(b"data")
@@ -86,8 +86,13 @@ def _unpack_array(value: dict[Any, Any]) -> Any:
     return value
 
 
-def _array(value: dict[Any, Any]) -> Any:
-    kind, data, shape = _dtype(value.get(b"dtype")), value.get(b"data"), value.get(b"shape")
+def array_of(data: Any, dtype: Any, shape: Any) -> Any:
+    """The array that these say they are.
+
+    Raises:
+        WireError: they do not fit each other.
+    """
+    kind = _dtype(dtype)
     if not isinstance(data, bytes):
         raise WireError(f"an array's data is a {type(data).__name__}, expected bytes")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
@@ -135,8 +140,12 @@ _FIXED = {
 }  # fmt: skip
 
 
-def _look_over(data: bytes, max_depth: int, max_values: int) -> None:
-    """Walk the headers of a message: its depth, its number of values, and that it is all there."""
+def look_over(data: bytes, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> None:
+    """Walk the headers of a msgpack message, before anything is allocated for it.
+
+    Raises:
+        WireError: it is too deep, has too many values, or is not all there.
+    """
     at, values, end = 0, 0, len(data)
     left = [1]  # values that each open list or map still wants
     while left:
