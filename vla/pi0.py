@@ -36,6 +36,7 @@ from .prefix import Prefix
 from .text import prompt_ids
 
 _PREFIX_BYTES = 4 << 30  # of a whole batch's keys and values
+_PROMPTS = 4096  # sentences whose ids are kept
 _PREFIX_ROW_BYTES = 64 << 10  # of one decision's, to be kept from acting to learning
 
 
@@ -259,6 +260,8 @@ class Pi0Policy(nn.Module):
 
     def _prompt(self, instruction: Sequence[str]) -> tuple[Tensor, Tensor]:
         vlm: Any = self.config.vlm_config
+        if len(self._prompts) > _PROMPTS:  # a server may be sent any number of sentences
+            self._prompts.clear()
         for text in set(instruction) - self._prompts.keys():
             ids, mask = prompt_ids(
                 self.tokenizer,

@@ -1,0 +1,487 @@
+"""Sessions, batches, and the one thread that owns the policy. Every dialect stands on this.
+
+A session has at most one observation that waits: a newer one takes its place, and the older is answered by a
+`SupersededError`. Observations of different sessions are put into one call of the policy; it waits for those
+that are likely to come, and never longer than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.episode import Observation
+from ..messages import PolicyError
+from .metrics import Metrics
+from .schema import Ask, Schema
+
+_LOG = logging.getLogger("regrip.serving")
+_LIVE_S = 1.0  # a session that asked within this time is likely to ask again
+
+
+class SupersededError(PolicyError):
+    """A newer observation of the same session, or its reset, came before this one was looked at.
+
+    Attributes:
+        by: the newer one's `seq`; None if it has none.
+    """
+
+    def __init__(self, by: int | None, why: str) -> None:
+        super().__init__(why)
+        self.by = by
+
+
+class WithheldError(PolicyError):
+    """The policy gives no answer on purpose (a fault that is tried out): nothing is to be sent."""
+
+
+class ShuttingDownError(PolicyError):
+    """The server takes no more observations."""
+
+
+@dataclass
+class Run:
+    """One episode of one session, as a policy sees it.
+
+    Attributes:
+        session: its name.
+        episode: its name; ``""`` until the client gives one.
+        policy: who answers in it, to its end.
+        number: of episodes that this session had before.
+        count: answers so far.
+        memory: the policy's own; empty at the start.
+    """
+
+    session: str
+    episode: str
+    policy: ServedPolicy
+    number: int = 0
+    count: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+class ServedPolicy(Protocol):
+    """Who answers. Only one thread calls `act`."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    def act(self, asks: Sequence[Ask], runs: Sequence[Run]) -> Sequence[NDArray[np.float32] | None]:
+        """Float32 (H,A) for each ask, in the spec's units; None where no answer is to be sent.
+
+        Raises:
+            Exception: any; the ask (alone, if it came with others) is then answered by an error.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Actions and where they come from; times in nanoseconds of the server's steady clock."""
+
+    actions: NDArray[np.float32]
+    version: str
+    chunk: int
+    batch: int
+    received_ns: int
+    began_ns: int
+    ended_ns: int
+
+
+class Session:
+    """What the engine keeps of one client between its observations."""
+
+    def __init__(self, name: str, policy: ServedPolicy) -> None:
+        self.name = name
+        self.run = Run(name, "", policy)
+        self.asked = -np.inf
+        self.connections = 0
+
+    def begin(self, episode: str, policy: ServedPolicy) -> None:
+        """Another episode; one that nothing was asked in does not count."""
+        number = self.run.number + (self.run.count > 0)
+        self.run = Run(self.name, episode, policy, number)
+
+
+@dataclass
+class _Job:
+    ask: Ask
+    run: Run
+    session: Session
+    received_ns: int
+    future: Future[Answer]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How observations are put together, and when a policy is given up.
+
+    Attributes:
+        max_batch: rows in one call; every size up to it is warmed up.
+        batch_s: how long the first of a batch waits for others, at most.
+        hang_s: a call that takes longer is given up: its sessions get an error, and `/healthz` says so.
+        max_sessions: that are remembered; the one that asked longest ago is forgotten first.
+        action_margin: how far outside the spec's limits an action may be, as a share of their span.
+    """
+
+    max_batch: int = 32
+    batch_s: float = 0.003
+    hang_s: float = 10.0
+    max_sessions: int = 1024
+    action_margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or self.max_sessions < 1:
+            raise ValueError(
+                f"engine: max_batch {self.max_batch}, max_sessions {self.max_sessions}: at least 1"
+            )
+        if not (np.isfinite(self.hang_s) and self.hang_s > 0 and 0 <= self.batch_s < 1):
+            raise ValueError(
+                f"engine: hang_s {self.hang_s} must be above 0, batch_s {self.batch_s} in [0, 1)"
+            )
+
+
+class Engine:
+    """Answers observations in a thread of its own; see the module.
+
+    Args:
+        policy: to begin with.
+        config: how.
+        metrics: counts; made anew if not given.
+    """
+
+    def __init__(
+        self, policy: ServedPolicy, config: EngineConfig | None = None, metrics: Metrics | None = None
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.metrics = metrics or Metrics()
+        self._policy = policy
+        self._wake = threading.Condition()
+        self._waiting: dict[str, _Job] = {}  # by session, oldest first
+        self._sessions: dict[str, Session] = {}
+        self._running: list[_Job] = []
+        self._began: float | None = None  # the present call of the policy
+        self._chunks = 0
+        self._names = 0
+        self._warm = 0
+        self._state = "warming up"
+        self._thread = threading.Thread(target=self._work, name="policy", daemon=True)
+
+    # For the dialects ----------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema:
+        """Of the policy that new episodes get."""
+        return self._policy.schema
+
+    def start(self) -> None:
+        """Begin to warm up; observations may come at once, and wait."""
+        self._thread.start()
+
+    def session(self, name: str = "") -> Session:
+        """The session of that name, or one of its own for a client that gives none."""
+        with self._wake:
+            if not name:
+                self._names += 1
+            key = f"session {name}" if name else f"connection {self._names}"
+            if key not in self._sessions:
+                self._make_room()
+                self._sessions[key] = Session(key, self._policy)
+            found = self._sessions[key]
+            found.connections += 1
+            self.metrics.gauge("sessions", len(self._sessions))
+            return found
+
+    def leave(self, session: Session) -> None:
+        """A client is gone. Named sessions are kept, for it may come back."""
+        with self._wake:
+            session.connections -= 1
+            if session.connections <= 0:
+                self._supersede(session, None, "the connection was closed")
+                if session.name.startswith("connection "):
+                    self._sessions.pop(session.name, None)
+            self.metrics.gauge("sessions", len(self._sessions))
+
+    def reset(self, session: Session, episode: str = "") -> None:
+        """Begin an episode: a policy's memory is empty, and a policy that was swapped in takes over."""
+        with self._wake:
+            self._supersede(session, None, "the episode was reset")
+            session.begin(episode, self._policy)
+
+    def submit(
+        self, session: Session, ask: Ask, received_ns: int, episode: str | None = None
+    ) -> Future[Answer]:
+        """Have an observation answered; from any thread, without waiting.
+
+        Args:
+            session: whose.
+            ask: checked.
+            received_ns: when it came, on the steady clock.
+            episode: if the client names one; another than before begins anew.
+
+        Returns:
+            the answer; or `SupersededError`, `WithheldError`, `ShuttingDownError` or another `PolicyError`.
+        """
+        future: Future[Answer] = Future()
+        with self._wake:
+            refusal = self._refusal()
+            if refusal is not None:
+                future.set_exception(refusal)
+                self.metrics.count("failed")
+                return future
+            self._supersede(session, ask.seq, "a newer observation of this session came")
+            if episode is not None and episode != session.run.episode:
+                session.begin(episode, self._policy)
+            session.asked = time.monotonic()
+            self._waiting[session.name] = _Job(ask, session.run, session, received_ns, future)
+            self._wake.notify()
+        return future
+
+    def swap(self, policy: ServedPolicy) -> None:
+        """Let another policy answer from each session's next episode on; it is warmed up first, here.
+
+        Raises:
+            ValueError: it acts on another robot, or answers with another number of actions.
+        """
+        mine, theirs = self._policy.schema, policy.schema
+        mine.spec.require_match(theirs.spec, f"the served policy {mine.version}", f"policy {theirs.version}")
+        if mine.horizon != theirs.horizon:
+            raise ValueError(
+                f"policy {theirs.version} answers with {theirs.horizon} actions, {mine.version} with "
+                f"{mine.horizon}, as clients were told: restart the server for it"
+            )
+        for rows in range(1, self.config.max_batch + 1):
+            self._try_out(policy, rows)
+        with self._wake:
+            self._policy = policy
+        _LOG.info("policy %s answers from the next episodes on", theirs.version)
+
+    def health(self) -> str:
+        """Why the server is not ready, in words; ``""`` if it is."""
+        with self._wake:
+            if self._state == "warming up":
+                return f"warming up: {self._warm} of {self.config.max_batch} batch sizes"
+            if self._state != "ready":
+                return self._state
+            refusal = self._refusal()
+            return str(refusal) if refusal is not None else ""
+
+    def watch(self) -> None:
+        """Give up on a policy that hangs; to be called a few times in a second."""
+        with self._wake:
+            refusal = self._refusal()
+            if refusal is None or isinstance(refusal, ShuttingDownError) or self._state == "warming up":
+                return
+            jobs, self._waiting = [*self._running, *self._waiting.values()], {}
+            self._running = []
+        for job in jobs:
+            self._fail(job, refusal)
+
+    def drain(self, grace_s: float) -> bool:
+        """Take no more observations; wait until those at hand are answered. True if they were."""
+        end = time.monotonic() + grace_s
+        with self._wake:
+            self._state = "shutting down"
+            self._wake.notify_all()
+            while (self._waiting or self._running) and time.monotonic() < end:
+                self._wake.wait(min(0.05, grace_s))
+            return not (self._waiting or self._running)
+
+    def close(self) -> None:
+        """End the thread; a policy that hangs is left behind (the thread is a daemon)."""
+        with self._wake:
+            self._state = "closed"
+            jobs, self._waiting = [*self._waiting.values()], {}
+            self._wake.notify_all()
+        for job in jobs:
+            self._fail(job, ShuttingDownError("the server is shutting down"))
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)
+
+    # Inside --------------------------------------------------------------------------------------------
+
+    def _refusal(self) -> PolicyError | None:
+        if self._state in ("shutting down", "closed"):
+            return ShuttingDownError("the server is shutting down")
+        if self._state.startswith("failed"):
+            return PolicyError(self._state)
+        if self._began is not None and self._state == "ready":
+            busy = time.monotonic() - self._began
+            if busy > self.config.hang_s:
+                return PolicyError(f"the policy has not answered for {busy:.1f} s")
+        return None
+
+    def _make_room(self) -> None:
+        while len(self._sessions) >= self.config.max_sessions:
+            idle = [s for s in self._sessions.values() if s.connections <= 0]
+            if not idle:
+                raise PolicyError(f"there are {len(self._sessions)} sessions, which is the most")
+            self._sessions.pop(min(idle, key=lambda s: s.asked).name)
+
+    def _supersede(self, session: Session, by: int | None, why: str) -> None:
+        job = self._waiting.pop(session.name, None)
+        if job is not None:
+            self.metrics.count("superseded")
+            _settle(job.future, SupersededError(by, why))
+
+    def _work(self) -> None:
+        try:
+            for rows in range(1, self.config.max_batch + 1):
+                self._try_out(self._policy, rows)
+                self._warm = rows
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is said at /healthz
+            _LOG.exception("the policy failed in warm-up")
+            with self._wake:
+                self._state = f"failed in warm-up: {type(error).__name__}: {error}"
+            self.watch()
+            return
+        with self._wake:
+            if self._state == "warming up":
+                self._state = "ready"
+        while True:
+            jobs = self._next()
+            if not jobs:
+                return
+            self._answer(jobs)
+            with self._wake:
+                self._running, self._began = [], None
+                self._wake.notify_all()
+
+    def _try_out(self, policy: ServedPolicy, rows: int) -> None:
+        if self._state == "closed":
+            return
+        schema = policy.schema
+        low, high = schema.state_limits
+        middle = np.array(schema.state_mean or np.clip(0.5 * (low + high), low, high), np.float32)
+        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in schema.spec.cameras}
+        # Different images, for a policy that looks at equal ones once.
+        asks = [
+            Ask({n: np.full_like(i, row) for n, i in images.items()}, middle, schema.prompt or "warm up")
+            for row in range(rows)
+        ]
+        policy.act(asks, [Run(f"warm-up {row}", "", policy) for row in range(rows)])
+
+    def _next(self) -> list[_Job]:
+        """The next batch; empty when it is over."""
+        with self._wake:
+            while not self._waiting:
+                if self._state == "closed":
+                    return []
+                self._wake.wait()
+            end = time.monotonic() + self.config.batch_s
+            while len(self._waiting) < self._likely():
+                left = end - time.monotonic()
+                if left <= 0 or not self._wake.wait(left):
+                    break
+            names = list(self._waiting)[: self.config.max_batch]
+            self._running = [self._waiting.pop(name) for name in names]
+            self._began = time.monotonic()
+            return self._running
+
+    def _likely(self) -> int:
+        """How many sessions may have an observation soon."""
+        if self.config.batch_s == 0 or len(self._sessions) <= 1:
+            return 1
+        since = time.monotonic() - _LIVE_S
+        live = sum(s.asked > since for s in self._sessions.values())
+        return min(live, self.config.max_batch)
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        by_policy: dict[int, list[_Job]] = {}
+        for job in jobs:
+            by_policy.setdefault(id(job.run.policy), []).append(job)
+        for group in by_policy.values():
+            self._call(group)
+
+    def _call(self, jobs: list[_Job]) -> None:
+        policy = jobs[0].run.policy
+        began = time.monotonic_ns()
+        try:
+            rows = policy.act([job.ask for job in jobs], [job.run for job in jobs])
+            if len(rows) != len(jobs):
+                raise PolicyError(f"the policy answered {len(rows)} of {len(jobs)} observations")
+        except Exception as error:  # noqa: BLE001  # the thread outlives whatever a policy raises
+            if len(jobs) > 1:  # let the innocent have their answers
+                for job in jobs:
+                    self._call([job])
+                return
+            _LOG.warning("the policy failed: %s: %s", type(error).__name__, error, exc_info=True)
+            said = error.strerror if isinstance(error, OSError) else error  # no paths for strangers
+            fault = PolicyError(f"the policy failed: {type(error).__name__}: {said}")
+            fault.__cause__ = error
+            self._fail(jobs[0], fault)
+            return
+        ended = time.monotonic_ns()
+        self.metrics.inferred((ended - began) / 1e9, [(began - job.received_ns) / 1e9 for job in jobs])
+        for job, row in zip(jobs, rows, strict=True):
+            self._finish(job, row, len(jobs), began, ended)
+
+    def _finish(self, job: _Job, row: NDArray[np.float32] | None, batch: int, began: int, ended: int) -> None:
+        if row is None:
+            self.metrics.count("withheld")
+            _settle(job.future, WithheldError("no answer, on purpose"))
+            return
+        schema = job.run.policy.schema
+        why = unfit(row, schema, self.config.action_margin)
+        if why:
+            self._fail(job, PolicyError(f"{schema.version}: {why}; nothing of it was sent"))
+            return
+        job.run.count += 1
+        self._chunks += 1
+        answer = Answer(row, schema.version, self._chunks, batch, job.received_ns, began, ended)
+        if _settle(job.future, answer):
+            self.metrics.answered((time.monotonic_ns() - job.received_ns) / 1e9)
+
+    def _fail(self, job: _Job, error: PolicyError) -> None:
+        if _settle(job.future, error):
+            self.metrics.count("failed")
+
+
+def unfit(actions: Any, schema: Schema, margin: float) -> str:
+    """Why a chunk must not leave, in words; ``""`` if it may."""
+    wanted = (schema.horizon, schema.spec.action_dim)
+    if not isinstance(actions, np.ndarray) or actions.shape != wanted or actions.dtype != np.float32:
+        shape = (
+            f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
+        )
+        return f"the policy answered {shape}, expected float32 {wanted}"
+    axes = schema.spec.action
+    low, high = schema.spec.action_low, schema.spec.action_high
+    slack = margin * (high - low)
+    wrong = ~((actions >= low - slack) & (actions <= high + slack))  # NaN is wrong, too
+    if not wrong.any():
+        return ""
+    row, index = (int(i) for i in np.argwhere(wrong)[0])
+    axis, value = axes[index], actions[row, index]
+    return (
+        f"action {row} has {axis.name} = {value:.6g} {axis.unit}, expected [{axis.low:.6g}, {axis.high:.6g}]"
+    )
+
+
+def stack(asks: Sequence[Ask]) -> Observation:
+    """The observations of several sessions as one batch: what a policy is shown in training."""
+    return Observation(
+        {name: np.stack([ask.images[name] for ask in asks]) for name in asks[0].images},
+        np.stack([ask.state for ask in asks]),
+        [ask.instruction for ask in asks],
+    )
+
+
+def _settle(future: Future[Answer], result: Answer | PolicyError) -> bool:
+    """Give a future its result, unless it has one."""
+    try:
+        if isinstance(result, Answer):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+    except InvalidStateError:
+        return False
+    return True
