@@ -3,7 +3,7 @@ r"""The node's core: a plain object. No threads, no clock of its own, no transpo
     unconfigured --configure--> inactive --enable--> active <--> hold
                                    ^                   |  \-- takeover --> human
                                    |<----- disable ----|
-    any --e-stop--> estop --released--> inactive (never active by itself)
+    any --e-stop--> estop --released--> inactive (never active by itself; unconfigured if it was)
 
 `tick` is called at the control rate. It gives at most one command and at most one request for the policy;
 whoever calls it sends the one and has the other answered, by `answered`, whenever the answer comes.
@@ -11,21 +11,27 @@ whoever calls it sends the one and has the other answered, by `answered`, whenev
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
 from .gate import Gate, GateConfig, JointRange, StateOf
-from .limits import Gripper, GripperConfig, JointLimits, Limiter, Workspace
+from .limits import Gripper, GripperConfig, JointLimits, Limited, Limiter, Workspace
 from .messages import Command, Frame, Joints, Reply, Request, State, Tick
 from .schedule import Schedule, ScheduleConfig
 
 Vector = NDArray[np.float64]
+
+_LONGEST_STOP_S = 3.0
+# An arm at rest this near (rad or m) to what it was sent hangs by its own weight; farther, it was moved.
+_SAG = 0.05
+# A gripper's fingers are measured a little beyond their ends.
+_GRIPPER_MARGIN = 0.1
 # The policy's action (A,) and the measured arm joints (N,) -> where the arm's joints should be (N,), and the
 # gripper's position in its own units (None for an arm without one).
 ToJoints = Callable[[NDArray[np.float32], Vector], tuple[Vector, float | None]]
@@ -44,8 +50,9 @@ class CoreConfig:
         schedule: of chunks.
         rows_per_tick: rows of a command: the arm gets them at this many times the control rate.
         max_start_jump: how far (rad or m, any joint) the first target of a motion may be from the arm.
-        max_tracking: how far the arm may be from what it was sent before the node holds; it is blocked, or
-            somebody else drives it.
+        max_jump: how far any later target may be from the arm.
+        max_tracking: how far the arm may be from what it was sent before the node stops and has to be enabled
+            again: it is blocked, or somebody else drives it.
         max_inference_s: a request that is not answered for so long is given up, and said.
         max_gap_s: two ticks further apart than this, and the arm is taken to stand where it is measured.
         resume_s: how long everything must be well before a hold ends by itself.
@@ -62,6 +69,7 @@ class CoreConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     rows_per_tick: int = 5
     max_start_jump: float = 0.25
+    max_jump: float = 0.5
     max_tracking: float = 0.35
     max_inference_s: float = 0.5
     max_gap_s: float = 0.3
@@ -70,14 +78,26 @@ class CoreConfig:
     action_margin: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("max_start_jump", "max_tracking", "max_inference_s", "max_gap_s"):
+        for name in ("max_start_jump", "max_jump", "max_tracking", "max_inference_s", "max_gap_s"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"core: {name} is {value}, expected a finite number above 0")
         if not (np.isfinite(self.deadman_s) and self.deadman_s >= 0):
             raise ValueError(f"core: deadman_s is {self.deadman_s}, expected 0 (none) or a number of seconds")
+        if not (np.isfinite(self.resume_s) and self.resume_s >= 0):
+            raise ValueError(f"core: resume_s is {self.resume_s}, expected 0 or a number of seconds")
         if self.rows_per_tick < 1:
             raise ValueError(f"core: rows_per_tick is {self.rows_per_tick}, expected 1 or more")
+        names = [joint.name for joint in self.joints]
+        if not names or len({*names}) < len(names):
+            raise ValueError(f"core: joints are {', '.join(names) or 'none'}, expected each once")
+        for joint in self.joints:
+            stop = joint.velocity / joint.acceleration + joint.acceleration / joint.jerk
+            if stop > _LONGEST_STOP_S:
+                raise ValueError(
+                    f"core: {joint.name} takes {stop:.1f} s to stop from {joint.velocity}/s, expected at "
+                    f"most {_LONGEST_STOP_S} s: lower its velocity, or raise its acceleration or jerk"
+                )
 
 
 @dataclass(frozen=True)
@@ -122,7 +142,8 @@ class Core:
         ranges = [JointRange(joint.name, joint.low, joint.high) for joint in config.joints]
         if config.gripper_joint and config.gripper is not None:
             low, high = sorted((config.gripper.closed, config.gripper.open))
-            ranges.append(JointRange(config.gripper_joint, low, high))
+            margin = _GRIPPER_MARGIN * (high - low)
+            ranges.append(JointRange(config.gripper_joint, low - margin, high + margin))
         self.gate = Gate(config.gate, spec, tuple(ranges), state_of)
         self.schedule = Schedule(config.schedule, self.rate_hz)
         self._dt = 1.0 / self.rate_hz / config.rows_per_tick
@@ -135,11 +156,15 @@ class Core:
         self.names = tuple(joint.name for joint in config.joints) + (
             (config.gripper.name,) if config.gripper else ()
         )
+        self._configured = False
         self._request = 0
         self._asked: Request | None = None
-        self._answered = 0
+        self._answered = False  # whether the policy has ever answered in this episode
+        self._asked_at: float | None = None
         self._policy_fault = ""
         self._last_tick: float | None = None
+        self._sent_at: float | None = None
+        self._last_target: Vector | None = None
         self._deadman: float | None = None
         self._well_since: float | None = None
         self._began = False  # whether the present motion has sent its first target
@@ -152,6 +177,7 @@ class Core:
 
     def configure(self) -> None:
         """Preflight is done: leave `unconfigured`."""
+        self._configured = True
         if self.state == "unconfigured":
             self._become("inactive", "configured, not enabled", self._last_tick or 0.0)
 
@@ -170,11 +196,11 @@ class Core:
 
     def on_enable(self, on: bool, now: float) -> None:
         if not on:
-            self._enabled = False
             if self.state in ("active", "hold", "human"):
-                self._become("inactive", "disabled", now)
+                self._disable("disabled", now)
+            self._enabled = False
             return
-        if self.state in ("active", "hold", "human"):
+        if self.state in ("active", "hold") or (self.state == "human" and self._enabled):
             return
         why = self._why_not_enable(now)
         if why:
@@ -186,6 +212,7 @@ class Core:
         self._enabled = True
         self.episode += 1
         self.outcome = None
+        self._answered, self._policy_fault = False, ""
         self.schedule.reset()
         self._drop_plans()
         self._become("active", "", now)
@@ -195,6 +222,8 @@ class Core:
             return "not configured: preflight has not passed"
         if self.state == "estop":
             return "the e-stop is latched: release it first"
+        if self.state == "human":
+            return "a person drives: hand back first"
         if self.config.deadman_s and not self._held_down(now):
             return "the dead-man switch is not pressed"
         return self.gate.fault(now)
@@ -205,19 +234,26 @@ class Core:
             self._enabled = False
             if self.state != "estop":
                 self._become("estop", "e-stop", now)
-        elif self.state == "estop":
+        elif self.state == "estop" and self._configured:
             self._become("inactive", "e-stop released: enable again", now)
+        elif self.state == "estop":
+            self._become("unconfigured", "e-stop released; not configured", now)
 
     def on_deadman(self, alive: bool, now: float) -> None:
         self._deadman = now if alive else None
 
     def _held_down(self, now: float) -> bool:
-        return self._deadman is not None and 0 <= now - self._deadman <= self.config.deadman_s
+        # A press may be a moment newer than `now`: it came while the tick waited for its turn.
+        return self._deadman is not None and abs(now - self._deadman) <= self.config.deadman_s
 
     def on_takeover(self, on: bool, now: float) -> None:
         """A person takes over from the present pose, or hands back."""
         if on:
-            if self.state in ("unconfigured", "estop", "human"):
+            if self.state == "human":
+                return
+            if self.state in ("unconfigured", "estop"):
+                self._count("takeover refused")
+                self._event(now, "takeover refused", self.reason)
                 return
             self._human = self._human_offset = None
             self._drop_plans()
@@ -247,8 +283,7 @@ class Core:
         self.outcome = success
         self._event(now, "outcome", "success" if success else "failure")
         if self.state in ("active", "hold", "human"):
-            self._enabled = False
-            self._become("inactive", "the episode is over", now)
+            self._disable("the episode is over", now)
 
     def answered(self, reply: Reply) -> None:
         """The policy's answer to a request; late, wrong or mad ones are counted and dropped."""
@@ -272,7 +307,7 @@ class Core:
         late = self.schedule.answered(asked.step, reply.actions, latency)
         if late:
             self._count("reply: rows too late", late)
-        self._answered = reply.id
+        self._answered = True
 
     def _mad(self, actions: NDArray[np.float32]) -> str:
         """Why a chunk is refused as a whole; ``""`` if it is not."""
@@ -302,7 +337,7 @@ class Core:
         `tick` asks by itself. This is for a policy that answers at once, in this process: asked here and
         answered before `tick`, it loses no step between two chunks.
         """
-        if self.state != "active" or self.gate.fault(now) or self._lost_track():
+        if self.state != "active" or self._clock_fault(now) or self.gate.fault(now) or self._lost_track():
             return None
         return self._ask(now)
 
@@ -312,37 +347,65 @@ class Core:
         Args:
             now: the node's clock; never falls.
         """
-        return dataclasses.replace(self._tick(now), task=self.task, outcome=self.outcome)
+        return replace(self._step(now), task=self.task, outcome=self.outcome)
 
-    def _tick(self, now: float) -> Tick:
-        gap = None if self._last_tick is None else now - self._last_tick
-        if not np.isfinite(now) or (gap is not None and gap < 0):
-            self._count("tick: clock went back")
-            return self._resting(self._last_tick or 0.0, "the node's clock went back")
+    def _step(self, now: float) -> Tick:
+        fault = self._clock_fault(now)
+        if fault:
+            self._count(f"tick: {fault.split(':')[0]}")
+        if not np.isfinite(now) or (self._last_tick is not None and now < self._last_tick):
+            now = self._last_tick or 0.0  # nothing is sent: the last command ends at rest by itself
+            if self.state == "active":
+                self._become("hold", fault, now)
+            return Tick(now, self.state, fault, step=self.schedule.step)
         self._last_tick = now
-        if gap is None or gap > self.config.max_gap_s:
-            if gap is not None:
-                self._count("tick: late")
-                self._event(now, "late", f"{gap:.2f} s since the last tick")
-            self.limiter.forget()  # the arm has come to stand somewhere by itself
-            self._began = False
-        self._give_up_waiting(now)
+        if self._sent_at is not None:
+            self.limiter.seek(round((now - self._sent_at) / self._dt))
+        if self._asked is not None and now - self._asked.made > self.config.max_inference_s:
+            self._give_up_waiting(now)
+        try:
+            return self._tick(now, fault)
+        except ValueError as error:  # of the limiter: there is no way that keeps to the limits
+            self._enabled = False
+            self._count("limiter failed")
+            self._become("estop", f"the limiter failed: {error}", now)
+            return Tick(now, self.state, self.reason, step=self.schedule.step)
+
+    def _clock_fault(self, now: float) -> str:
+        """What is wrong with the time of a tick; ``""`` if nothing is."""
+        if not np.isfinite(now):
+            return "clock broken: the node's clock is not a finite number"
+        gap = None if self._last_tick is None else now - self._last_tick
+        if gap is not None and gap < 0:
+            return f"clock went back: by {-gap:.2f} s"
+        if gap is not None and gap > self.config.max_gap_s:
+            return f"late: {gap:.2f} s since the last tick"
+        return ""
+
+    def _tick(self, now: float, late: str) -> Tick:
+        if self.state not in ("active", "hold", "human"):
+            return self._resting(now, self.reason)
+        if self.config.deadman_s and not self._held_down(now):
+            self._disable("the dead-man switch was let go", now)
+            return self._resting(now, self.reason)
+        if late:  # the arm has come to rest by itself
+            self._event(now, "late", late)
+            self._human_offset = None
         if self.state == "human":
             return self._human_tick(now)
-        if self.state in ("active", "hold"):
-            return self._active_tick(now)
-        return self._resting(now, self.reason)
+        return self._active_tick(now, late)
 
-    def _active_tick(self, now: float) -> Tick:
-        if self.config.deadman_s and not self._held_down(now):
-            self._enabled = False
-            self._become("inactive", "the dead-man switch was let go", now)
-            return self._resting(now, self.reason)
-        why = self.gate.fault(now) or self._lost_track()
+    def _active_tick(self, now: float, late: str) -> Tick:
+        why = late or self.gate.fault(now)
         if why:
             self._well_since = None
             self._drop_plans()
             return self._hold(now, why)
+        why = self._lost_track()
+        if why:
+            self._count("tracking lost")
+            self._disable(why, now)
+            return self._resting(now, why)
         if self.state == "hold":
             self._well_since = now if self._well_since is None else self._well_since
             if now - self._well_since < self.config.resume_s:
@@ -353,58 +416,67 @@ class Core:
         if action is None:
             return self._starved(now, request)
         measured = self._arm(self.gate.measured)
-        if not self.limiter.position_known:
-            self._begin(measured)
-        target, grip = self.to_joints(action, measured)
-        if not np.isfinite(target).all():
-            self._drop_plans()
-            return self._hold(now, "the action has no joint target (singular or out of reach)")
         if not self._began:
-            jump = np.abs(target - measured)
-            worst = int(np.argmax(jump))
-            if jump[worst] > self.config.max_start_jump:
-                self._count("start jump")
-                self._drop_plans()
-                name = self.config.joints[worst].name
-                return self._hold(now, f"the first target is {jump[worst]:.2f} away from {name}")
-            self._began = True
-        limited = self.limiter.towards(target, self.config.rows_per_tick)
+            self._start(measured)
+        target, grip = self.to_joints(action, measured)
+        why = self._absurd(target, measured)
+        if why:
+            self._count("target refused")
+            self._drop_plans()
+            return self._hold(now, why)
+        limited = self._towards(target)
         self.schedule.executed()
         if limited.clamped:
             self._count("clamped")
-        return self._command(now, limited.positions, grip, request, action, limited.clamped)
+        return self._command(now, limited, grip, request, action)
+
+    def _absurd(self, target: Vector, measured: Vector) -> str:
+        """Why a target is refused, in words; ``""`` if it is not."""
+        if not np.isfinite(target).all():
+            return "the action has no joint target (singular or out of reach)"
+        jump = np.abs(target - measured)
+        worst = int(np.argmax(jump))
+        name = self.config.joints[worst].name
+        if not self._began and jump[worst] > self.config.max_start_jump:
+            return f"the first target is {jump[worst]:.2f} away from {name}"
+        if jump[worst] > self.config.max_jump:
+            return f"a target is {jump[worst]:.2f} away from {name}: absurd"
+        return ""
+
+    def _towards(self, target: Vector) -> Limited:
+        """The limiter's way to a target; it goes on beyond it as fast as targets have come."""
+        speed = None if self._last_target is None else (target - self._last_target) * self.rate_hz
+        self._began, self._last_target = True, target
+        return self.limiter.towards(target, self.config.rows_per_tick, speed)
 
     def _human_tick(self, now: float) -> Tick:
-        if self.config.deadman_s and not self._held_down(now):
-            self._enabled = False
-            self._become("inactive", "the dead-man switch was let go", now)
-            return self._resting(now, self.reason)
         why = self.gate.joints_fault(now)
-        if why:
-            self.limiter.forget()
-            return Tick(now, self.state, why, intervention=True, step=self.schedule.step)
-        measured = self._arm(self.gate.measured)
-        if not self.limiter.position_known:
-            self._begin(measured)
         leader = self._human
-        fresh = leader is not None and now - leader.received <= self.config.gate.max_age_s
-        if leader is None or not fresh:
+        heard = leader is not None and abs(now - leader.received) <= self.config.gate.max_age_s
+        if why or leader is None or not heard:
             self._human_offset = None  # when it comes back, it takes over from the pose of then
-            limited = self.limiter.rest(self.config.rows_per_tick)
-            self.reason = "a person drives: nothing heard from them" if leader else "a person drives"
-            return self._command(now, limited.positions, None, None, None, (), intervention=True)
+            self.reason = f"a person drives: {why or 'nothing heard from them'}"
+            return replace(self._resting(now, self.reason), intervention=True)
+        measured = self._arm(self.gate.measured)
+        if not self._began:
+            self._start(measured)
         self.reason = "a person drives"
         place = {name: index for index, name in enumerate(leader.names)}
         wanted = np.array([leader.position[place[joint.name]] for joint in self.config.joints])
+        at = self.limiter.position
+        assert at is not None, "started above"
+        if self._human_offset is not None and (
+            np.abs(wanted + self._human_offset - at).max() > self.config.max_jump
+        ):
+            self._count("human: leapt")
+            self._human_offset = None
         if self._human_offset is None:
-            at = self.limiter.position
-            assert at is not None, "begun above"
-            self._human_offset = at - wanted
-        limited = self.limiter.towards(wanted + self._human_offset, self.config.rows_per_tick)
+            self._human_offset, self._last_target = at - wanted, None
+        limited = self._towards(wanted + self._human_offset)
         grip = None
         if self.config.gripper is not None and self.config.gripper.name in place:
             grip = float(leader.position[place[self.config.gripper.name]])
-        return self._command(now, limited.positions, grip, None, None, limited.clamped, intervention=True)
+        return self._command(now, limited, grip, None, None, intervention=True)
 
     def _hold(self, now: float, why: str) -> Tick:
         if self.state != "hold":
@@ -418,66 +490,64 @@ class Core:
 
     def _resting(self, now: float, why: str) -> Tick:
         """Come to rest, then send nothing more."""
+        self._began, self._last_target = False, None
         if not self.limiter.position_known or self.limiter.at_rest:
-            if self.state != "hold":
-                self.limiter.forget()  # the next motion begins from what is measured then
-            self._began = False
+            if self.state not in ("hold", "human"):
+                self._gripper_at = None  # a person may move it by hand now
             return Tick(now, self.state, why, step=self.schedule.step)
-        limited = self.limiter.rest(self.config.rows_per_tick)
-        self._began = False
-        return self._command(now, limited.positions, None, None, None, (), kind="stop", why=why)
+        return self._command(now, self.limiter.rest(self.config.rows_per_tick), kind="stop", why=why)
 
     def _starved(self, now: float, request: Request | None) -> Tick:
         """There is no action for this step."""
         why = self._policy_fault or "waiting for the policy"
-        if self.config.schedule.starvation == "stop" and self._answered and self._began:
-            self._enabled = False
-            self._become("inactive", f"stopped: {why}", now)
+        way = self.config.schedule.starvation
+        resting = not self.limiter.position_known or self.limiter.at_rest
+        if way == "stop" and self._answered and self._began:
+            self._count("starved")
+            self._disable(f"stopped: {why}", now)
             return self._resting(now, self.reason)
-        if not self.limiter.position_known or self.limiter.at_rest:
-            self._began = False
+        self._count("starved", self._began)
+        self._began, self._last_target = False, None
+        if resting and (way != "hold" or not self.limiter.position_known):
             return Tick(now, self.state, why, request=request, step=self.schedule.step)
-        self._count("starved")
-        if self.config.schedule.starvation == "hold":
-            at = self.limiter.position
-            assert at is not None, "checked above"
-            limited = self.limiter.towards(at, self.config.rows_per_tick)
-        else:
-            limited = self.limiter.rest(self.config.rows_per_tick)
-        return self._command(now, limited.positions, None, request, None, (), kind="hold", why=why)
+        limited = self.limiter.rest(self.config.rows_per_tick)
+        return self._command(now, limited, None, request, kind="hold", why=why)
 
     def _command(
         self,
         now: float,
-        rows: Vector,
-        grip: float | None,
-        request: Request | None,
-        action: NDArray[np.float32] | None,
-        clamped: Sequence[str],
+        limited: Limited,
+        grip: float | None = None,
+        request: Request | None = None,
+        action: NDArray[np.float32] | None = None,
         *,
-        kind: str = "move",
+        kind: Literal["move", "hold", "stop"] = "move",
         why: str = "",
         intervention: bool = False,
     ) -> Tick:
+        rows, tail = limited.positions, limited.tail
         if self.gripper is not None:
-            if grip is not None:
+            if grip is not None and np.isfinite(grip):
                 self._gripper_at = self.gripper.command(grip)
             if self._gripper_at is not None:
-                rows = np.concatenate([rows, np.full((len(rows), 1), self._gripper_at)], axis=1)
+                rows, tail = (
+                    np.concatenate([part, np.full((len(part), 1), self._gripper_at)], axis=1)
+                    for part in (rows, tail)
+                )
         names = self.names[: rows.shape[1]]
-        command = Command(names, rows, 1.0 / self._dt, kind, why)  # type: ignore[arg-type]
+        self._sent_at = now
         return Tick(
-            now, self.state, why or self.reason, command, request, action, rows[-1].copy(), tuple(clamped),
-            intervention, self.schedule.step,
+            now, self.state, why or self.reason, Command(names, rows, 1.0 / self._dt, kind, why, tail),
+            request, action, rows[-1].copy(), limited.clamped, intervention, self.schedule.step,
         )  # fmt: skip
 
     # Inside --------------------------------------------------------------------------------------------
 
     def _ask(self, now: float) -> Request | None:
-        if self._asked is not None or not self.schedule.wants():
+        if self._asked is not None or self._asked_at == now or not self.schedule.wants():
             return None
         stamp, observation = self.gate.observe(now, self.task)
-        self._request += 1
+        self._request, self._asked_at = self._request + 1, now
         rtc = self.config.schedule.mode == "rtc"
         prefix = self.schedule.leftover() if rtc else np.zeros((0, self.spec.action_dim), np.float32)
         frozen = min(self.schedule.delay_steps(), len(prefix)) if rtc else 0
@@ -488,12 +558,11 @@ class Core:
         return self._asked
 
     def _give_up_waiting(self, now: float) -> None:
-        if self._asked is not None and now - self._asked.made > self.config.max_inference_s:
-            waited = now - self._asked.made
-            self._policy_fault = f"the policy has not answered for {waited:.2f} s"
-            self._count("request given up")
-            self._event(now, "request given up", self._policy_fault)
-            self._asked = None
+        assert self._asked is not None, "asked only then"
+        self._policy_fault = f"the policy has not answered for {now - self._asked.made:.2f} s"
+        self._count("request given up")
+        self._event(now, "request given up", self._policy_fault)
+        self._asked = None
 
     def _lost_track(self) -> str:
         """The arm is not where it was sent: blocked, stopped by its own controller, or driven by another."""
@@ -504,22 +573,32 @@ class Core:
         worst = int(np.argmax(apart))
         if apart[worst] <= self.config.max_tracking:
             return ""
-        self.limiter.forget()
         name = self.config.joints[worst].name
-        return f"{name} is {apart[worst]:.2f} from where it was sent: blocked, or driven by another"
+        return (
+            f"{name} is {apart[worst]:.2f} from where it was sent: blocked, or driven by another; look, "
+            "then enable again"
+        )
 
     def _arm(self, measured: Vector | None) -> Vector:
         assert measured is not None, "the gate has no fault, so it has joints"
         return measured[: len(self.config.joints)]
 
-    def _begin(self, measured: Vector) -> None:
-        self.limiter.begin(measured)
-        self._began = False
+    def _start(self, measured: Vector) -> None:
+        """A motion begins: from what was sent if the arm is there or still moves, else from where it is."""
+        at = self.limiter.position
+        if at is None or (self.limiter.at_rest and np.abs(measured - at).max() > _SAG):
+            self.limiter.begin(measured)
+            self._sent_at = None
         full = self.gate.measured
         if self.gripper is None or not self.config.gripper_joint or full is None:
             return
         if self._gripper_at is None:
             self.gripper.begin(float(full[len(self.config.joints)]))
+
+    def _disable(self, why: str, now: float) -> None:
+        """Stop; a person has to enable again."""
+        self._enabled = False
+        self._become("inactive", why, now)
 
     def _drop_plans(self) -> None:
         """Forget what was planned and asked: it belongs to another moment, task or driver."""
@@ -527,7 +606,7 @@ class Core:
         self.schedule.reset()
         self.schedule.step = step
         self._asked = None
-        self._began = False
+        self._began, self._last_target = False, None
 
     def _become(self, state: State, why: str, now: float) -> None:
         self.state, self.reason = state, why

@@ -6,6 +6,7 @@ the reason does reach the person, in words.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,8 +33,12 @@ class GateConfig:
             have noise. 0 turns this off (a simulator's may stand still).
         jump_s: a stamp that disagrees with its clock by more is a clock that jumped.
         latency_s: camera (or ``joints``) to the seconds that its stamp comes after the moment it shows.
-        own_clock: the robot's stamps are of another clock than the node's: the offset is learnt as the least
-            delay of the last second. False: the transport has brought stamps to the node's clock.
+        own_clock: the robot's stamps are of another clock than the node's, one for all its sources: the offset
+            is learnt as the least delay of any source in the last half minute. (Of one source and a second, a
+            queue that grows would pass for a clock that drifts.) False: the transport has brought stamps to
+            the node's clock.
+        max_joint_speed: rad or m per second; a joint that moves faster from one report to the next has leapt,
+            which no arm does.
         range_margin: how far outside its limits a measured joint may be, as a share of their span, before it
             is taken for a fault.
     """
@@ -45,13 +50,18 @@ class GateConfig:
     jump_s: float = 1.0
     latency_s: dict[str, float] = field(default_factory=dict)
     own_clock: bool = False
+    max_joint_speed: float = 20.0
     range_margin: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("max_age_s", "max_skew_s", "max_future_s", "jump_s"):
+        for name in ("max_age_s", "max_skew_s", "max_future_s", "jump_s", "max_joint_speed"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):  # a timeout of 0 or NaN never fires
                 raise ValueError(f"gate: {name} is {value}, expected a finite number above 0")
+        for name in ("max_frozen_s", "range_margin"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"gate: {name} is {value}, expected 0 or a finite number above it")
 
 
 @dataclass(frozen=True)
@@ -63,17 +73,28 @@ class JointRange:
     high: float
 
 
-@dataclass
+# A leap is only called one beyond this many rad or m: encoders tremble.
+_TREMBLE = 0.05
+
+
 class _Clock:
-    """How one source's stamps lie to the node's clock."""
+    """How the robot's clock lies to the node's: the least delay of each second, and of the last 30."""
 
-    delays: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=400))
-    jumped: str = ""
+    def __init__(self) -> None:
+        self._seconds: deque[list[float]] = deque(maxlen=30)  # second, least delay in it
+        self.offset: float | None = None
 
-    def offset(self, now: float) -> float:
-        while len(self.delays) > 1 and self.delays[0][0] < now - 1.0:
-            self.delays.popleft()
-        return min((delay for _, delay in self.delays), default=0.0)
+    def learn(self, received: float, delay: float) -> None:
+        second = math.floor(received)
+        if self._seconds and self._seconds[-1][0] == second:
+            self._seconds[-1][1] = min(self._seconds[-1][1], delay)
+        else:
+            self._seconds.append([second, delay])
+        self.offset = min(least for _, least in self._seconds)
+
+    def forget(self) -> None:
+        self._seconds.clear()
+        self.offset = None
 
 
 class Gate:
@@ -95,8 +116,8 @@ class Gate:
         self._cameras = {camera.name: camera for camera in spec.cameras}
         self._frames: dict[str, deque[Frame]] = {name: deque(maxlen=64) for name in self._cameras}
         self._rows: deque[tuple[float, float, NDArray[np.float64]]] = deque(maxlen=512)  # stamp, received, q
-        self._clocks = {name: _Clock() for name in (*self._cameras, "joints")}
-        self._changed: dict[str, tuple[bytes, float]] = {}  # camera: its last new picture, and when
+        self._clock = _Clock()
+        self._changed: dict[str, float] = {}  # camera: when its last new picture came
         self._fault: dict[str, tuple[str, float]] = {}  # source: what was last wrong with it, and when
 
     def _count(self, what: str) -> None:
@@ -108,38 +129,33 @@ class Gate:
 
     def _stamped(self, source: str, stamp: float, received: float, newest: float | None) -> bool:
         """Whether a stamp makes sense; notes what is wrong with it otherwise."""
-        clock = self._clocks[source]
         if not (np.isfinite(stamp) and np.isfinite(received)):
             self._refuse(source, "stamp not finite", f"{source} has a stamp of {stamp}", received)
             return False
         delay = received - stamp
-        expected = clock.offset(received) if self.config.own_clock and clock.delays else None
-        off = delay - expected if expected is not None else (0.0 if self.config.own_clock else delay)
-        if newest is not None and stamp <= newest and newest - stamp < self.config.jump_s:
+        learnt = self._clock.offset if self.config.own_clock else 0.0
+        ahead = 0.0 if learnt is None else learnt - delay  # of where the node takes the robot's clock to be
+        back = 0.0 if newest is None else newest - stamp
+        if self.config.own_clock and max(ahead, back) > self.config.jump_s:
+            self._clock.forget()
+            self._rows.clear()
+            for frames in self._frames.values():
+                frames.clear()
+            by = ahead if ahead > self.config.jump_s else -back
+            why = f"the robot's clock jumped by {by:.2f} s"
+            for name in (*self._frames, "joints"):
+                self._fault[name] = (why, received)
+            self._count(f"{source}: clock jumped")
+            return False
+        if back >= 0 and newest is not None:
             self._count(f"{source}: not newer")
             return False
-        jumped = newest is not None and (
-            stamp < newest - self.config.jump_s or (self.config.own_clock and off < -self.config.jump_s)
-        )
-        if jumped:
-            clock.delays.clear()
-            clock.jumped = f"the clock of {source} jumped by {-off if off else stamp - (newest or 0):.2f} s"
-            self._forget(source)
-            self._refuse(source, "clock jumped", clock.jumped, received)
-            clock.delays.append((received, delay))
-            return False
-        if off < -self.config.max_future_s:
-            why = f"{source} is stamped {-off:.2f} s in the future"
+        if ahead > self.config.max_future_s:
+            why = f"{source} is stamped {ahead:.2f} s in the future"
             self._refuse(source, "from the future", why, received)
             return False
-        clock.delays.append((received, delay))
+        self._clock.learn(received, delay)
         return True
-
-    def _forget(self, source: str) -> None:
-        if source == "joints":
-            self._rows.clear()
-        else:
-            self._frames[source].clear()
 
     def on_frame(self, frame: Frame) -> None:
         """Take a picture, or count why not. Cameras that the policy does not look at are ignored."""
@@ -149,7 +165,8 @@ class Gate:
             return
         kept = self._frames[name]
         if frame.image is None:
-            raise ValueError(f"a frame of {name} has no image: the transport must decode it")
+            self._refuse(name, "not decoded", f"{name} sends what could not be decoded", frame.received)
+            return
         wanted = self._cameras[name]
         if frame.image.shape != (wanted.height, wanted.width, 3) or frame.image.dtype != np.uint8:
             why = (
@@ -160,10 +177,8 @@ class Gate:
             return
         if not self._stamped(name, frame.stamp, frame.received, kept[-1].stamp if kept else None):
             return
-        digest = frame.encoded if frame.encoded is not None else frame.image.tobytes()
-        before = self._changed.get(name)
-        if before is None or before[0] != digest:
-            self._changed[name] = (digest, frame.received)
+        if not kept or not _same(kept[-1], frame):
+            self._changed[name] = frame.received
         kept.append(frame)
 
     def on_joints(self, joints: Joints) -> None:
@@ -176,6 +191,10 @@ class Gate:
             lacking = [name for name in self._names if name not in place]
             why = f"the joint state lacks {', '.join(lacking)}"
             self._refuse("joints", "missing", why, joints.received)
+            return
+        if len(place) != len(joints.names):
+            why = f"the joint state names a joint twice: {', '.join(joints.names)}"
+            self._refuse("joints", "named twice", why, joints.received)
             return
         if len(joints.position) != len(joints.names):
             why = f"the joint state has {len(joints.names)} names and {len(joints.position)} positions"
@@ -193,13 +212,25 @@ class Gate:
                 self._refuse("joints", "out of range", why, joints.received)
                 return
         newest = self._rows[-1][0] if self._rows else None
-        if self._stamped("joints", joints.stamp, joints.received, newest):
-            self._rows.append((joints.stamp, joints.received, row))
+        if not self._stamped("joints", joints.stamp, joints.received, newest):
+            return
+        if newest is not None:
+            leap = np.abs(row - self._rows[-1][2])
+            worst = int(np.argmax(leap))
+            if leap[worst] > _TREMBLE + self.config.max_joint_speed * (joints.stamp - newest):
+                why = f"{self._names[worst]} leapt by {leap[worst]:.2f} in {joints.stamp - newest:.3f} s"
+                self._refuse("joints", "leapt", why, joints.received)
+                return
+        self._rows.append((joints.stamp, joints.received, row))
 
-    def _taken(self, source: str, stamp: float, now: float) -> float:
+    def _taken(self, source: str, stamp: float) -> float:
         """When it was true, on the node's clock."""
-        offset = self._clocks[source].offset(now) if self.config.own_clock else 0.0
-        return stamp + offset - self.config.latency_s.get(source, 0.0)
+        offset = self._clock.offset if self.config.own_clock else 0.0
+        return stamp + (offset or 0.0) - self.config.latency_s.get(source, 0.0)
+
+    def _joint_times(self) -> NDArray[np.float64]:
+        """(T,) when each row of joints was true, on the node's clock."""
+        return np.array([row[0] for row in self._rows]) + self._taken("joints", 0.0)
 
     @property
     def measured(self) -> NDArray[np.float64] | None:
@@ -216,7 +247,7 @@ class Gate:
         if not self._rows:
             fault = self._fault.get("joints")
             return fault[0] if fault else "no joint state yet"
-        age = now - self._taken("joints", self._rows[-1][0], now)
+        age = now - self._taken("joints", self._rows[-1][0])
         if age > self.config.max_age_s:
             fault = self._fault.get("joints")
             if fault and fault[1] > self._rows[-1][1]:
@@ -235,7 +266,7 @@ class Gate:
             if not frames:
                 fault = self._fault.get(name)
                 return fault[0] if fault else f"no picture from {name} yet"
-            age = now - self._taken(name, frames[-1].stamp, now)
+            age = now - self._taken(name, frames[-1].stamp)
             if age > self.config.max_age_s:
                 fault = self._fault.get(name)
                 if fault and fault[1] > frames[-1].received:
@@ -243,32 +274,32 @@ class Gate:
                 return f"{name} is {age:.2f} s old"
             if age < -self.config.max_future_s:
                 return f"{name} is stamped {-age:.2f} s in the future"
-            still = frames[-1].received - self._changed[name][1]
+            still = frames[-1].received - self._changed[name]
             if self.config.max_frozen_s and still > self.config.max_frozen_s:
                 return f"{name} has sent the same picture for {still:.2f} s: frozen"
-        moment = self._moment(now)
+        moment = self._moment()
         for name in self._frames:
-            frame = self._nearest_frame(name, moment, now)
-            skew = abs(self._taken(name, frame.stamp, now) - moment)
+            frame = self._nearest_frame(name, moment)
+            skew = abs(self._taken(name, frame.stamp) - moment)
             if skew > self.config.max_skew_s:
                 return f"{name} and the other cameras are {skew:.2f} s apart"
-        skew = self._joint_skew(moment, now)
+        skew = self._joint_skew(moment)
         if skew > self.config.max_skew_s:
             return f"the pictures and the joints are {skew:.2f} s apart"
         return ""
 
-    def _moment(self, now: float) -> float:
+    def _moment(self) -> float:
         """The newest time that every camera has seen; of the joints, without cameras."""
         if not self._frames:
-            return self._taken("joints", self._rows[-1][0], now)
-        return min(self._taken(name, frames[-1].stamp, now) for name, frames in self._frames.items())
+            return self._taken("joints", self._rows[-1][0])
+        return min(self._taken(name, frames[-1].stamp) for name, frames in self._frames.items())
 
-    def _nearest_frame(self, name: str, moment: float, now: float) -> Frame:
-        return min(self._frames[name], key=lambda frame: abs(self._taken(name, frame.stamp, now) - moment))
+    def _nearest_frame(self, name: str, moment: float) -> Frame:
+        return min(self._frames[name], key=lambda frame: abs(self._taken(name, frame.stamp) - moment))
 
-    def _joint_skew(self, moment: float, now: float) -> float:
+    def _joint_skew(self, moment: float) -> float:
         """How far the moment lies outside of what the joints' record spans, or inside a gap of it."""
-        times = np.array([self._taken("joints", row[0], now) for row in self._rows])
+        times = self._joint_times()
         after = int(np.searchsorted(times, moment))
         gaps = []
         if after > 0:
@@ -285,9 +316,9 @@ class Gate:
         Returns:
             the moment, on the node's clock, and a batch of one.
         """
-        moment = self._moment(now)
-        frames = {name: self._nearest_frame(name, moment, now) for name in self._frames}
-        times = np.array([self._taken("joints", row[0], now) for row in self._rows])
+        moment = self._moment()
+        frames = {name: self._nearest_frame(name, moment) for name in self._frames}
+        times = self._joint_times()
         rows = np.stack([row[2] for row in self._rows])
         joints = np.array([np.interp(moment, times, column) for column in rows.T])
         state = self.state_of(dict(zip(self._names, joints.tolist(), strict=True)))
@@ -300,10 +331,17 @@ class Gate:
     def ages(self, now: float) -> dict[str, float]:
         """Source to the age of its newest, in seconds; for diagnostics."""
         found = {
-            name: now - self._taken(name, frames[-1].stamp, now)
-            for name, frames in self._frames.items()
-            if frames
+            name: now - self._taken(name, frames[-1].stamp) for name, frames in self._frames.items() if frames
         }
         if self._rows:
-            found["joints"] = now - self._taken("joints", self._rows[-1][0], now)
+            found["joints"] = now - self._taken("joints", self._rows[-1][0])
         return found
+
+
+def _same(a: Frame, b: Frame) -> bool:
+    """Whether two frames hold the same picture; nearly always a few of its rows say that they do not."""
+    if a.encoded is not None and b.encoded is not None:
+        return a.encoded == b.encoded
+    assert a.image is not None, "checked in on_frame"
+    assert b.image is not None, "checked in on_frame"
+    return np.array_equal(a.image[::16], b.image[::16]) and np.array_equal(a.image, b.image)

@@ -7,12 +7,14 @@ library, made for this, that takes some microseconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, Synchronization
+from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
 
 Vector = NDArray[np.float64]
 
@@ -72,15 +74,29 @@ class Limited:
 
     Attributes:
         positions: float64 (T,N) what to send, one row each `dt`.
-        clamped: ``joint2 velocity``, ... for each limit that held the target back; ``workspace``.
+        tail: float64 (K,N) the rows after those that bring every joint to rest, if nothing else is sent.
+        clamped: ``joint2 position``, ``joint2 motion``, ... for each joint that was held back; ``workspace``.
     """
 
     positions: Vector
+    tail: Vector
     clamped: tuple[str, ...]
+
+
+class _Moment(NamedTuple):
+    """A planned state of all joints."""
+
+    position: list[float]
+    velocity: list[float]
+    acceleration: list[float]
 
 
 class Limiter:
     """Brings joints towards targets within their limits, and remembers what was really sent.
+
+    Whatever is sent ends at rest: behind the rows that are asked for come those of the quickest stop, and a
+    plan whose stop would leave the joints' ranges or the workspace is not taken. So at every moment there is
+    a way to stop that was already checked, and it is taken when nothing better is found.
 
     Args:
         joints: their limits, in the order of all vectors here.
@@ -104,63 +120,78 @@ class Limiter:
             )
         self.joints, self.dt, self.tool, self.workspace = tuple(joints), dt, tool, workspace
         count = len(self.joints)
-        self._plan = Ruckig(count, dt)
-        self._in, self._out = InputParameter(count), OutputParameter(count)
-        self._in.synchronization = Synchronization.No  # joints are independent: none waits for another
+        self._ruckig = Ruckig(count, dt)
+        self._move, self._stop = InputParameter(count), InputParameter(count)
+        self._way, self._brake = Trajectory(count), Trajectory(count)
         self.low = np.array([joint.low for joint in self.joints])
         self.high = np.array([joint.high for joint in self.joints])
         self._velocity = np.array([joint.velocity for joint in self.joints])
-        self._in.max_velocity = self._velocity.tolist()
-        self._in.max_acceleration = [joint.acceleration for joint in self.joints]
-        self._in.max_jerk = [joint.jerk for joint in self.joints]
-        self._known = False
+        self._acceleration = np.array([joint.acceleration for joint in self.joints])
+        self._jerk = np.array([joint.jerk for joint in self.joints])
+        for plan, interface in (
+            (self._move, ControlInterface.Position), (self._stop, ControlInterface.Velocity),
+        ):  # fmt: skip
+            plan.control_interface = interface
+            plan.synchronization = Synchronization.No  # joints are independent: none waits for another
+            plan.max_velocity = self._velocity.tolist()
+            plan.max_acceleration, plan.max_jerk = self._acceleration.tolist(), self._jerk.tolist()
+            plan.target_velocity = plan.target_acceleration = [0.0] * count
+        self._states: list[_Moment] = []  # [0] is where the last plan began; one each `dt` after it
+        self._at = 0
 
     @property
     def position_known(self) -> bool:
         """Whether `begin` was called since the last `forget`."""
-        return self._known
+        return bool(self._states)
 
     @property
     def position(self) -> Vector | None:
-        """(N,) what was sent last; None before `begin`."""
-        return np.array(self._in.current_position) if self._known else None
+        """(N,) where the joints were sent to be now; None before `begin`."""
+        return np.array(self._states[self._at].position) if self._states else None
 
     @property
     def at_rest(self) -> bool:
-        """Whether the last command has the joints stand still."""
-        return bool(
-            np.abs(self._in.current_velocity).max() < 1e-6
-            and np.abs(self._in.current_acceleration).max() < 1e-6
-        )
+        """Whether the joints were sent to stand still now."""
+        if not self._states:
+            return True
+        now = self._states[self._at]
+        return max(map(abs, now.velocity)) < 1e-6 and max(map(abs, now.acceleration)) < 1e-6
 
     def begin(self, measured: Vector) -> None:
-        """Start from where the robot is, at rest. Positions a little outside their limits are brought inside.
+        """Start from where the robot is, at rest; it may be a little outside of its joints' ranges.
 
         Raises:
             ValueError: a position is not finite.
         """
         if not np.isfinite(measured).all():
             raise ValueError(f"limiter: the measured joints are {measured}, expected finite numbers")
-        self._in.current_position = np.clip(measured, self.low, self.high).tolist()
-        self._in.current_velocity = [0.0] * len(self.joints)
-        self._in.current_acceleration = [0.0] * len(self.joints)
-        self._known = True
+        still = [0.0] * len(self.joints)
+        self._states, self._at = [_Moment(measured.tolist(), still, still)], 0
 
     def forget(self) -> None:
         """Nothing is known of where the robot is: `begin` must come before the next target."""
-        self._known = False
+        self._states, self._at = [], 0
 
-    def towards(self, target: Vector, rows: int) -> Limited:
-        """Go towards a target for `rows` rows; it is reached later, if the limits make it so.
+    def seek(self, rows: int) -> None:
+        """So many rows of what was sent last, tail included, have been followed by now.
+
+        Without it the next plan goes on from the last of the rows that were asked for.
+        """
+        self._at = min(max(rows, 0), len(self._states) - 1) if self._states else 0
+
+    def towards(self, target: Vector, rows: int, velocity: Vector | None = None) -> Limited:
+        """Go towards a target, to be there after `rows` rows; later, if the limits make it so.
 
         Args:
             target: (N,) where the policy wants the joints at the end of the rows.
             rows: how many to give.
+            velocity: (N,) with which it will want to go on from there, per second: the joints pass the target
+                no faster than that. None has them stop there.
 
         Raises:
             ValueError: the target is not finite, or `begin` was not called.
         """
-        if not self._known:
+        if not self._states:
             raise ValueError("limiter: begin() must be called first")
         if not np.isfinite(target).all():
             raise ValueError(f"limiter: the target is {target}, expected finite numbers")
@@ -172,58 +203,114 @@ class Limiter:
         inside, left_box = self._in_workspace(inside)
         if left_box:
             clamped.append("workspace")
-        self._in.control_interface = ControlInterface.Position
-        self._in.target_position = inside.tolist()
-        self._in.target_velocity = [0.0] * len(self.joints)
-        self._in.target_acceleration = [0.0] * len(self.joints)
-        found = self._rows(rows)
-        for joint, wanted, got in zip(self.joints, inside, found[-1], strict=True):
+        speed = np.zeros(len(self.joints)) if velocity is None else np.nan_to_num(velocity)
+        plan = self._plan_move(inside, speed, rows)
+        if not self._is_safe(plan, rows) and speed.any():
+            plan = self._plan_move(inside, np.zeros(len(self.joints)), rows)
+        if not self._is_safe(plan, rows):
+            plan = self._plan_stop()
+            clamped += [] if left_box else ["workspace"] if self.workspace else ["stop"]
+        assert plan is not None, "a stop is always found"
+        found = self._take(plan, rows)
+        for joint, wanted, got in zip(self.joints, inside, found.positions[-1], strict=True):
             if abs(wanted - got) > 1e-3:
                 clamped.append(f"{joint.name} motion")
-        return Limited(found, tuple(clamped))
+        return Limited(found.positions, found.tail, tuple(clamped))
 
     def rest(self, rows: int) -> Limited:
-        """Come to rest as quickly as the limits allow, wherever that is."""
-        if not self._known:
-            raise ValueError("limiter: begin() must be called first")
-        self._in.control_interface = ControlInterface.Velocity
-        self._in.target_velocity = [0.0] * len(self.joints)
-        self._in.target_acceleration = [0.0] * len(self.joints)
-        return Limited(self._rows(rows), ())
+        """Come to rest as quickly as the limits allow, wherever that is.
 
-    def _rows(self, rows: int) -> Vector:
-        found = np.empty((rows, len(self.joints)))
-        for row in range(rows):
-            result = self._plan.update(self._in, self._out)
-            if result not in (Result.Working, Result.Finished):
-                raise ValueError(
-                    f"limiter: no way within the limits from {self._in.current_position} at "
-                    f"{self._in.current_velocity} to {self._in.target_position} ({result})"
-                )
-            self._out.pass_to_input(self._in)
-            found[row] = self._out.new_position
-        return found
+        Raises:
+            ValueError: `begin` was not called.
+        """
+        if not self._states:
+            raise ValueError("limiter: begin() must be called first")
+        return self._take(self._plan_stop(), rows)
+
+    def _plan_move(self, target: Vector, speed: Vector, rows: int) -> list[_Moment] | None:
+        """States from now on: `rows` on the way to the target, then the quickest stop; None if there is none.
+
+        The way leads to where a stop from the target at `speed` would end, no faster than the target asks.
+        """
+        now = self._states[self._at]
+        speed = np.clip(speed, -self._velocity, self._velocity)
+        end = np.clip(target + np.sign(speed) * self._stopping(np.abs(speed)), self.low, self.high)
+        pace = np.abs(target - np.array(now.position)) / (rows * self.dt)
+        pace = np.clip(np.maximum(pace, np.abs(speed)), 0.02 * self._velocity, self._velocity)
+        plan = self._move
+        plan.current_position, plan.current_velocity, plan.current_acceleration = now
+        plan.target_position, plan.max_velocity = end.tolist(), pace.tolist()
+        if self._ruckig.calculate(plan, self._way) < 0:
+            return None
+        states = [now] + [_Moment(*self._way.at_time((row + 1) * self.dt)) for row in range(rows)]
+        return states + self._stop_from(states[-1])
+
+    def _plan_stop(self) -> list[_Moment]:
+        now = self._states[self._at]
+        return [now, *self._stop_from(now)]
+
+    def _stop_from(self, now: _Moment) -> list[_Moment]:
+        """The quickest stop, one state each `dt`, at least one."""
+        plan = self._stop
+        plan.current_position, plan.current_velocity, plan.current_acceleration = now
+        result = self._ruckig.calculate(plan, self._brake)
+        if result < 0:
+            raise ValueError(f"limiter: no way to stop within the limits from {now} ({result})")
+        rows = max(1, math.ceil(self._brake.duration / self.dt - 1e-9))
+        still = [0.0] * len(self.joints)
+        states = [_Moment(*self._brake.at_time((row + 1) * self.dt)) for row in range(rows)]
+        return [*states[:-1], _Moment(states[-1].position, still, still)]
+
+    def _stopping(self, speed: Vector) -> Vector:
+        """(N,) how far each joint goes while it stops from `speed` (N,), at least 0, without acceleration."""
+        a, j = self._acceleration, self._jerk
+        return np.where(speed * j >= a * a, speed / 2 * (speed / a + a / j), speed * np.sqrt(speed / j))
+
+    def _take(self, plan: list[_Moment], rows: int) -> Limited:
+        plan = plan + [plan[-1]] * (rows + 1 - len(plan))
+        self._states, self._at = plan, rows
+        positions = np.array([state.position for state in plan[1:]])
+        return Limited(positions[:rows], positions[rows:], ())
+
+    def _is_safe(self, plan: list[_Moment] | None, rows: int) -> bool:
+        """Whether a plan stays in the joints' ranges and the tool in its box, the stop included.
+
+        What began outside must not go further out.
+        """
+        if plan is None:
+            return False
+        places = np.array([state.position for state in plan])
+        slack = 1e-9
+        if (places < np.minimum(self.low, places[0]) - slack).any():
+            return False
+        if (places > np.maximum(self.high, places[0]) + slack).any():
+            return False
+        if self.workspace is None:
+            return True
+        allowed = max(0.0, self._outside(places[0])) + 1e-9
+        looked = {rows // 2, rows, len(plan) - 1, (rows + len(plan)) // 2}
+        return all(self._outside(places[min(row, len(plan) - 1)]) <= allowed for row in looked)
+
+    def _outside(self, joints: Vector) -> float:
+        """Metres by which the tool is outside of its box; below 0 inside."""
+        assert self.workspace is not None, "asked only with a workspace"
+        assert self.tool is not None, "checked at construction"
+        tool = self.tool(joints)
+        low, high = np.array(self.workspace.low), np.array(self.workspace.high)
+        return float(np.maximum(low - tool, tool - high).max())
 
     def _in_workspace(self, target: Vector) -> tuple[Vector, bool]:
         """The target, or the last point on the straight way to it (in joints) whose tool is in the box."""
-        if self.workspace is None or self.tool is None:
+        if self.workspace is None or self._outside(target) <= 0:
             return target, False
-        low, high = np.array(self.workspace.low), np.array(self.workspace.high)
-        start = np.array(self._in.current_position)
-
-        def outside(joints: Vector) -> float:
-            tool = self.tool(joints) if self.tool is not None else low
-            return float(np.maximum(low - tool, tool - high).max())
-
-        if outside(target) <= 0:
-            return target, False
-        here = outside(start)
+        start = np.array(self._states[self._at].position)
+        here = self._outside(start)
         if here > 0:  # it began outside: only what brings it nearer is let through
-            return (target, True) if outside(target) < here else (start, True)
+            return (target, True) if self._outside(target) < here else (start, True)
         near, far = 0.0, 1.0
         for _ in range(12):
             middle = (near + far) / 2
-            if outside(start + middle * (target - start)) <= 0:
+            if self._outside(start + middle * (target - start)) <= 0:
                 near = middle
             else:
                 far = middle
@@ -250,6 +337,17 @@ class GripperConfig:
     threshold: float = 0.5
     hysteresis: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not np.isfinite([self.open, self.closed]).all() or self.open == self.closed:
+            raise ValueError(
+                f"gripper {self.name}: open is {self.open}, closed {self.closed}: expected two positions"
+            )
+        if not 0 <= self.hysteresis < min(self.threshold, 1 - self.threshold):
+            raise ValueError(
+                f"gripper {self.name}: threshold {self.threshold} with hysteresis {self.hysteresis} would "
+                "never open or never close; expected both thresholds between 0 and 1"
+            )
+
 
 class Gripper:
     """A gripper apart from the arm: kept in its range, and if it is binary not set chattering by a number
@@ -265,8 +363,14 @@ class Gripper:
         self._is_open = share >= self.config.threshold
 
     def command(self, wanted: float) -> float:
-        """Position to send for the position that the policy wants (in its units, those of `open`)."""
+        """Position to send for the position that the policy wants (in its units, those of `open`).
+
+        Raises:
+            ValueError: it is not finite.
+        """
         config = self.config
+        if not np.isfinite(wanted):
+            raise ValueError(f"gripper {config.name}: {wanted} is no position")
         share = float(np.clip((wanted - config.closed) / (config.open - config.closed), 0.0, 1.0))
         if not config.binary:
             return config.closed + share * (config.open - config.closed)

@@ -64,11 +64,13 @@ class Command:
 
     Attributes:
         names: N joints, grippers included.
-        positions: float64 (T,N), rad or m; row i is due (i+1)/rate seconds after it is sent. One row and
-            then what comes next, if anything does.
+        positions: float64 (T,N), rad or m; row i is due (i+1)/rate seconds after it is sent. The last is due
+            when the next command is expected.
         rate_hz: of the rows.
         kind: ``move``; ``hold`` (stay where you are); ``stop`` (come to rest within the limits).
         why: in words; ``""`` for a move.
+        tail: float64 (K,N), the rows after those: they bring the arm to rest within its limits if no further
+            command comes. What takes trajectories is sent both, see `trajectory`.
     """
 
     names: tuple[str, ...]
@@ -76,6 +78,12 @@ class Command:
     rate_hz: float
     kind: Literal["move", "hold", "stop"] = "move"
     why: str = ""
+    tail: NDArray[np.float64] | None = None
+
+    @property
+    def trajectory(self) -> NDArray[np.float64]:
+        """(T+K,N) all rows, that end at rest."""
+        return self.positions if self.tail is None else np.concatenate([self.positions, self.tail])
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Tick:
     Attributes:
         now: node time.
         state: after the tick.
-        reason: why it is not active, in words; ``""`` while it is.
+        reason: in words, why it is not active, or active but without a move; ``""`` while it moves.
         command: to be sent; None: send nothing.
         request: to be answered; None: nothing to ask.
         action: float32 (A,) the policy's action of this step, before limits; None if there was none.
