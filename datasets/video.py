@@ -304,9 +304,8 @@ class OpenVideo:
 
     def next(self) -> Any:
         """The next frame, or None at the end."""
-        if self._frames is None:
-            self._frames = self.container.decode(self.stream)
-        frame = next(self._frames, None)
+        frames = self._frames = self._frames or iter(self.container.decode(self.stream))
+        frame = next(frames, None)
         self.at_s = None if frame is None else self.time(frame)
         return frame
 

@@ -241,16 +241,19 @@ def _depth_files(rows: Frames, laid: Laid, ledger: Ledger) -> ReadyFiles:
     made = 0
     for index in range(len(rows)):
         data = rows.encoded(index)
-        if data is None or codec_of(data) not in ("png", "tiff"):
+        if data is not None and codec_of(data) not in ("png", "tiff"):
+            data = None
+        if data is not None and (size := _size(data, spec.key, index)) != spec.shape:
+            raise _other_size(size, spec.shape, spec.key, index)
+        if data is None or index in sampled:
             image = rows[index]
             if image.shape != spec.shape or image.dtype != spec.dtype:
                 raise _other_size(image.shape, spec.shape, spec.key, index)
-            data = encode_tiff(image)
-            made += 1
-        elif index in sampled:
-            image = rows[index]
-        if index in sampled:
-            values.add(image)
+            if index in sampled:
+                values.add(image)
+            if data is None:
+                data = encode_tiff(image)
+                made += 1
         files.append(data)
     if made:
         source = "video" if isinstance(rows, VideoFrames) else "pixels"

@@ -360,7 +360,7 @@ class LeRobotSource:
                 frame=int(bad[0]),
                 key=key,
             )
-        return [self._tasks[index] for index in indices]
+        return [self._tasks[int(index)] for index in indices]
 
     def _texts(self, column: Any, feature: Feature, path: Path, episode: int) -> list[str]:
         with reading(path, feature.spec.key, episode):
