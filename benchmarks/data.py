@@ -36,16 +36,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from regrip.datasets.exact_statistics import exact_statistics
 from regrip.datasets.frames import EncodedFrames, encode_jpeg
-from regrip.datasets.loader import BatchLoader
-from regrip.datasets.mixture import Member, Samples
-from regrip.datasets.ram import RamRows
+from regrip.datasets.loading.exact_statistics import exact_statistics
+from regrip.datasets.loading.loader import BatchLoader
+from regrip.datasets.loading.mixture import Member, Samples
+from regrip.datasets.loading.ram import RamRows
+from regrip.datasets.loading.sampler import EpochOrder
+from regrip.datasets.loading.streaming import StreamLoader
 from regrip.datasets.recording import Contents, Recording, StreamSpec, Track
-from regrip.datasets.sampler import EpochOrder
-from regrip.datasets.store import Store
-from regrip.datasets.store_writer import StoreWriter
-from regrip.datasets.streaming import StreamLoader
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.writer import StoreWriter
 
 SIZE, FPS, CHUNK, BATCH = 128, 20, 16, 64
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
@@ -146,7 +146,7 @@ def through_zarr(path: Path) -> Callable[[list[int]], None]:
     """Samples by zarr-python from the same files; numbers are held in memory for it."""
     import zarr
 
-    from regrip.datasets import zarr_codec  # noqa: F401 - registers our codec
+    from regrip.datasets.store import zarr_codec  # noqa: F401 - registers our codec
 
     group: Any = zarr.open_group(str(path), mode="r")["streams"]
     front, wrist = group[FRONT]["rows"], group[WRIST]["rows"]
@@ -191,7 +191,7 @@ def in_order(rows: Store) -> Callable[[list[int]], None]:
 
 
 def streamed(path: Path) -> Callable[[list[int]], None]:
-    from regrip.datasets.remote_rows import RemoteSet
+    from regrip.datasets.loading.remote_rows import RemoteSet
 
     made = StreamLoader(RemoteSet(path.as_uri()), BATCH).batches()
 

@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.convert import Job, Plan, convert, ledger_of, plan
+from ..datasets.converting.convert import Job, Plan, convert, ledger_of, plan
+from ..datasets.converting.mapping import Mapped, SetMapping, propose
 from ..datasets.formats import WriteOptions, detect_format, open_source
 from ..datasets.ledger import Loss
-from ..datasets.mapping import Mapped, SetMapping, propose
 from ..datasets.recording import Contents
 from .config import parse_options
 from .data_edit import make_console

@@ -17,18 +17,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.changing import Drop, Rename, Resize, Retask, Select
-from ..datasets.choosing import numbered, parse
-from ..datasets.cutting import Every, Trim, leading
-from ..datasets.edits import Operation
 from ..datasets.formats import open_source
 from ..datasets.formats.view import SUFFIXES, load_plain_yaml, save_view
-from ..datasets.idle import TrimIdle
 from ..datasets.ledger import DataError
 from ..datasets.recording import Source
-from ..datasets.resampled_layer import Resample
-from ..datasets.splitting import Delete, Keep, Split
-from ..datasets.views import Base, View, make_view
+from ..datasets.views.changing import Drop, Rename, Resize, Retask, Select
+from ..datasets.views.choosing import numbered, parse
+from ..datasets.views.cutting import Every, Trim, leading
+from ..datasets.views.edits import Operation
+from ..datasets.views.idle import TrimIdle
+from ..datasets.views.resampled_layer import Resample
+from ..datasets.views.splitting import Delete, Keep, Split
+from ..datasets.views.view import Base, View, make_view
 from .config import parse_options
 
 _SHOWN = 40  # episodes in a table; the rest are counted

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..datasets.formats import open_source
-from ..datasets.inspection import SAMPLE_EPISODES, SURE, Inspection, inspect
-from ..datasets.row_summaries import EntryRange
+from ..datasets.inspecting.inspection import SAMPLE_EPISODES, SURE, Inspection, inspect
+from ..datasets.inspecting.row_summaries import EntryRange
 from ..datasets.statistics import Rate
 from .config import parse_options
 from .mapping_file import write_mapping

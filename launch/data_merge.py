@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from ..datasets.changing import Drop, Pad, Rename
-from ..datasets.edits import Operation
 from ..datasets.formats import open_source
 from ..datasets.formats.view import save_view
 from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, Source
-from ..datasets.views import Base, make_view
+from ..datasets.views.changing import Drop, Pad, Rename
+from ..datasets.views.edits import Operation
+from ..datasets.views.view import Base, make_view
 from .config import parse_options
 from .data_edit import make_console, pairs, print_next, print_view, require_once, require_out
 

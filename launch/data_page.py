@@ -21,13 +21,13 @@ from rich.console import Console
 
 import regrip
 
-from ..datasets.evidence import is_action, is_state, numbers
 from ..datasets.formats import open_source
 from ..datasets.frames import encode_jpeg
-from ..datasets.inspection import SAMPLE_EPISODES, SURE, Inspection, inspect, spread
+from ..datasets.inspecting.evidence import is_action, is_state, numbers
+from ..datasets.inspecting.inspection import SAMPLE_EPISODES, SURE, Inspection, inspect, spread
+from ..datasets.inspecting.row_summaries import Clock, EntryRange
 from ..datasets.ledger import DataError
 from ..datasets.recording import Frames, Recording, Source
-from ..datasets.row_summaries import Clock, EntryRange
 from ..datasets.statistics import Rate
 from .config import parse_options
 from .data_inspect import hours

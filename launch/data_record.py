@@ -15,7 +15,7 @@ from ..datasets.recording import Recording, StreamSpec, Track
 from ..datasets.rollout_recordings import contents_of_rollouts, recordings_of
 from ..datasets.starts import Split, StartState
 from ..datasets.statistics import Rate
-from ..datasets.store_writer import StoreWriter
+from ..datasets.store.writer import StoreWriter
 from ..sim.collect import collect
 from ..sim.demonstrate import Demonstration, demonstrate
 from . import environments

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ..datasets.store import Store
-from ..datasets.store_repair import repair
+from ..datasets.store.reader import Store
+from ..datasets.store.repair import repair
 from .config import parse_options
 
 

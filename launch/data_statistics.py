@@ -11,11 +11,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.exact_statistics import exact_statistics
 from ..datasets.formats import open_source
 from ..datasets.ledger import DataError
-from ..datasets.store import Store
-from ..datasets.views import RowView
+from ..datasets.loading.exact_statistics import exact_statistics
+from ..datasets.store.reader import Store
+from ..datasets.views.view import RowView
 from .config import parse_options
 
 SHOWN = ("min", "q01", "mean", "q99", "max", "std")

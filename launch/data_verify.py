@@ -11,11 +11,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets.convert import read_ledger
+from ..datasets.converting.convert import read_ledger
+from ..datasets.converting.mapping import Mapped, propose
+from ..datasets.converting.verify import Depth, Verified, verify
 from ..datasets.formats import open_source
 from ..datasets.ledger import Ledger
-from ..datasets.mapping import Mapped, propose
-from ..datasets.verify import Depth, Verified, verify
 from .config import parse_options
 from .data_edit import make_console
 from .mapping_file import read_mapping

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
-from ..datasets.evidence import is_action, is_state, numbers
 from ..datasets.formats import open_source
 from ..datasets.frames import codec_of, encode_jpeg
+from ..datasets.inspecting.evidence import is_action, is_state, numbers
 from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, Recording, Source, StreamSpec, Track
 from .config import parse_options

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from ..datasets.converting.mapping import Rotate, SetMapping, StreamMapping, propose
 from ..datasets.ledger import DataError
-from ..datasets.mapping import Rotate, SetMapping, StreamMapping, propose
 from ..datasets.recording import Contents, Conventions, StreamSpec
 from .config import ConfigError, from_dict
 

@@ -21,7 +21,7 @@ from ..datasets.frames import encode_jpeg, encode_png
 from ..datasets.ledger import DataError
 from ..datasets.recording import Contents, StreamSpec
 from ..datasets.spec import RobotSpec
-from ..datasets.store_writer import StoreWriter
+from ..datasets.store.writer import StoreWriter
 from .core import without_numbers
 from .messages import Decision, Frame, Joints, Tick
 

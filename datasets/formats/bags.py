@@ -18,7 +18,7 @@ from ..contents_json import contents_from_json
 from ..frames import ArrayFrames, decode_image
 from ..ledger import DataError, Problem
 from ..recording import Contents, Frames, Recording, StreamSpec, Track
-from ..resampling import cut
+from ..views.resampling import cut
 from .bag_columns import RECORD, TASK_TOPICS, Bag, Gathered, gather
 from .bag_files import BagFile, TornError
 from .bag_messages import MessageError, decode, image_file, pixels

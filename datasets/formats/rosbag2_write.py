@@ -26,7 +26,7 @@ from ..contents_json import contents_to_json, dumps
 from ..frames import codec_of, decode_image, encode_jpeg, encode_png, psnr
 from ..ledger import DataError, Ledger, Loss
 from ..recording import Contents, Frames, Recording, StreamSpec, Track
-from ..resampling import to_ns
+from ..views.resampling import to_ns
 from . import WriteOptions
 from .bag_columns import RECORD, topic_key
 from .bag_messages import typestore

@@ -10,11 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..frames import EncodedFrames
-from ..image_encoding import Losses, enter_losses, image_to_store, note_loss
 from ..ledger import Ledger, Loss
 from ..recording import Contents, Frames, Recording, Sink, Source, Track
-from ..store import Store
-from ..store_writer import StoreWriter
+from ..store.image_encoding import Losses, enter_losses, image_to_store, note_loss
+from ..store.reader import Store
+from ..store.writer import StoreWriter
 from . import Format, WriteOptions
 
 _FILES = ("jpeg", "png", "webp", "jxl", "tiff")

@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml
 
-from ..edits import Operation, from_json, to_json
 from ..ledger import DataError
 from ..recording import Source
-from ..views import Base, View, make_view
+from ..views.edits import Operation, from_json, to_json
+from ..views.view import Base, View, make_view
 from . import Format, detect_format, get_format
 
 SUFFIXES = (".view.yaml", ".view.yml", ".view.json")

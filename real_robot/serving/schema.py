@@ -331,7 +331,7 @@ def _image(key: str, value: Any, camera: Camera, encoded: bool) -> NDArray[np.ui
 def _decoded(key: str, data: bytes, camera: Camera) -> NDArray[np.uint8]:
     try:
         from ...datasets.frames import codec_of, decode_image
-        from ...datasets.stored_images import check_file
+        from ...datasets.store.images import check_file
     except ModuleNotFoundError as error:
         raise ObservationError(f"{key}: this server lacks {error.name} to read image files") from error
     if codec_of(data) not in ("jpeg", "png"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from regrip.datasets.augmentation import Augmentation
+from regrip.datasets.loading.augmentation import Augmentation
 
 NOTHING = Augmentation(1.0, None, 0, 0, 0, 0)
 

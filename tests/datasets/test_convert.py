@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from recordings import FRONT, assert_same, contents, recording
 
-from regrip.datasets.convert import Job, convert, ledger_of, plan, read_ledger
+from regrip.datasets.converting.convert import Job, convert, ledger_of, plan, read_ledger
+from regrip.datasets.converting.mapping import SetMapping, StreamMapping, propose
+from regrip.datasets.converting.verify import verify
 from regrip.datasets.formats import WriteOptions, get_format, open_source
 from regrip.datasets.ledger import DataError, Ledger
-from regrip.datasets.mapping import SetMapping, StreamMapping, propose
 from regrip.datasets.recording import Conventions, Recording
-from regrip.datasets.verify import verify
 
 PLACES = {
     "regrip": "s.zarr", "lerobot-v3": "v3", "lerobot-v2": "v2", "gr00t": "g", "rlds": "r",
@@ -121,7 +121,7 @@ def test_several_processes_write_the_same_set(tmp_path: Path) -> None:
 CONVERT = """
 import sys
 from pathlib import Path
-from regrip.datasets.convert import Job, convert
+from regrip.datasets.converting.convert import Job, convert
 import time
 def slow(done, total, note):
     print(done, flush=True)

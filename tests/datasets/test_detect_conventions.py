@@ -5,8 +5,8 @@ import pytest
 from robots import RATE, hand, robot, smooth, turned, vectors
 from scipy.spatial.transform import Rotation
 
-from regrip.datasets.evidence import Detected
-from regrip.datasets.inspection import SURE, inspect
+from regrip.datasets.inspecting.evidence import Detected
+from regrip.datasets.inspecting.inspection import SURE, inspect
 from regrip.datasets.recording import Conventions, Gripper
 
 STATE = "observation.state"

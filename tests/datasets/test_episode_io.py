@@ -14,8 +14,8 @@ from regrip.datasets.formats import WriteOptions
 from regrip.datasets.ledger import DataError
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.datasets.starts import StartState
-from regrip.datasets.store import Store
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.writer import StoreWriter
 
 SPEC = RobotSpec(
     "regrip-panda",

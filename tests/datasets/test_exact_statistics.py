@@ -13,15 +13,15 @@ from hypothesis.extra import numpy as hnp
 from memory_rows import MemoryRows, of_vectors
 from recordings import DEPTH, FRONT, contents, recording
 
-from regrip.datasets import exact_statistics
-from regrip.datasets.exact_statistics import (
+from regrip.datasets.loading import exact_statistics
+from regrip.datasets.ledger import DataError
+from regrip.datasets.loading.exact_statistics import (
     QUANTILES,
     SetStatistics,
     image_statistics,
     pooled_statistics,
 )
-from regrip.datasets.exact_statistics import exact_statistics as measure
-from regrip.datasets.ledger import DataError
+from regrip.datasets.loading.exact_statistics import exact_statistics as measure
 
 
 def test_worked_by_hand() -> None:

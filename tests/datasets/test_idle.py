@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regrip.datasets.idle import TrimIdle
 from regrip.datasets.ledger import DataError
 from regrip.datasets.recording import Contents, Conventions, Gripper, Recording, StreamSpec, Track
-from regrip.datasets.views import View, make_view
+from regrip.datasets.views.idle import TrimIdle
+from regrip.datasets.views.view import View, make_view
 
 from .memory_source import MemoryRowSource, MemorySource
 

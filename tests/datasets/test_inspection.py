@@ -9,10 +9,10 @@ from recordings import DEPTH, FRONT, WRIST, contents, recording
 from robots import Memory, robot, vectors
 
 from regrip.datasets.frames import ArrayFrames, EncodedFrames, encode_jpeg
-from regrip.datasets.inspection import Inspection, inspect, spread
+from regrip.datasets.inspecting.inspection import Inspection, inspect, spread
+from regrip.datasets.inspecting.row_summaries import RangeGatherer
 from regrip.datasets.ledger import DataError, Problem
 from regrip.datasets.recording import Contents, Recording, StreamSpec, Track
-from regrip.datasets.row_summaries import RangeGatherer
 
 STATE = "observation.state"
 

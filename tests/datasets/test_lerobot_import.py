@@ -18,7 +18,7 @@ from recordings import FRONT, contents, picture, recording
 from test_lerobot import FORMATS, strip, write
 from test_video import write_depth
 
-from regrip.datasets.aliases import ALIASES, renames
+from regrip.datasets.converting.aliases import ALIASES, renames
 from regrip.datasets.formats import get_format
 from regrip.datasets.formats.lerobot_rows import image_column
 from regrip.datasets.frames import encode_jpeg

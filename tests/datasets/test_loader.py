@@ -20,15 +20,15 @@ import torch
 from recordings import FRONT, WRIST, contents, recording
 from torch.utils.data import DataLoader
 
-from regrip.datasets.batches import Batch, MapMaker, Workers
 from regrip.datasets.ledger import DataError
-from regrip.datasets.loader import BatchLoader, OrderSampler, RobotDataset, as_it_is
-from regrip.datasets.mixture import Member, Samples
-from regrip.datasets.ram import RamRows
-from regrip.datasets.sampler import EpochOrder, MixtureOrder
-from regrip.datasets.samples import Reading
-from regrip.datasets.store import Store
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.loading.batches import Batch, MapMaker, Workers
+from regrip.datasets.loading.loader import BatchLoader, OrderSampler, RobotDataset, as_it_is
+from regrip.datasets.loading.mixture import Member, Samples
+from regrip.datasets.loading.ram import RamRows
+from regrip.datasets.loading.sampler import EpochOrder, MixtureOrder
+from regrip.datasets.loading.samples import Reading
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.writer import StoreWriter
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,10 @@ def test_workers_end_with_a_parent_that_is_killed(store: Path, tmp_path: Path) -
     script.write_text(
         f"""
 import time
-from regrip.datasets.batches import MapMaker, Workers
-from regrip.datasets.mixture import Member, Samples
-from regrip.datasets.sampler import EpochOrder
-from regrip.datasets.store import Store
+from regrip.datasets.loading.batches import MapMaker, Workers
+from regrip.datasets.loading.mixture import Member, Samples
+from regrip.datasets.loading.sampler import EpochOrder
+from regrip.datasets.store.reader import Store
 if __name__ == "__main__":
     samples = Samples([Member(Store({str(store)!r}))])
     workers = Workers(MapMaker(samples, EpochOrder(len(samples), 6), 0, 1), 2)

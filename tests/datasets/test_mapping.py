@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from recordings import FRONT, WRIST, contents, recording
 
+from regrip.datasets.converting.mapping import Mapped, Rotate, SetMapping, StreamMapping, propose
 from regrip.datasets.ledger import DataError, Ledger, Problem
-from regrip.datasets.mapping import Mapped, Rotate, SetMapping, StreamMapping, propose
 from regrip.datasets.recording import Contents, Conventions, Gripper, Recording, StreamSpec, Track
 
 KEYS = (FRONT, WRIST, "observation.state", "action", "reward")

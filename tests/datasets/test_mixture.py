@@ -7,13 +7,13 @@ import pytest
 from memory_rows import MemoryRows
 from recordings import FRONT, WRIST, contents, recording
 
-from regrip.datasets.exact_statistics import exact_statistics
 from regrip.datasets.ledger import DataError
-from regrip.datasets.mixture import Member, Samples, fit_inside
-from regrip.datasets.normalization import Scaling
+from regrip.datasets.loading.exact_statistics import exact_statistics
+from regrip.datasets.loading.mixture import Member, Samples, fit_inside
+from regrip.datasets.loading.normalization import Scaling
+from regrip.datasets.loading.sampler import MixtureOrder
+from regrip.datasets.loading.samples import Reading
 from regrip.datasets.recording import Contents, Recording, StreamSpec, Track
-from regrip.datasets.sampler import MixtureOrder
-from regrip.datasets.samples import Reading
 
 
 def small_robot(size: tuple[int, int] = (32, 48)) -> MemoryRows:

@@ -13,9 +13,9 @@ import torch
 from memory_rows import of_vectors
 from recordings import contents
 
-from regrip.datasets.exact_statistics import exact_statistics
 from regrip.datasets.ledger import DataError
-from regrip.datasets.normalization import SCHEMES, Scaling, SchemeName, gripper_mask, needed
+from regrip.datasets.loading.exact_statistics import exact_statistics
+from regrip.datasets.loading.normalization import SCHEMES, Scaling, SchemeName, gripper_mask, needed
 from regrip.datasets.recording import Conventions, Gripper
 
 # One entry that moves and one that does not.

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from regrip.datasets.frames import ArrayFrames
 from regrip.datasets.ledger import DataError
 from regrip.datasets.recording import Contents, Recording, StreamSpec, Track
-from regrip.datasets.resampling import (
+from regrip.datasets.views.resampling import (
     PickedFrames,
     at_rate,
     cut,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regrip.datasets.converting.rotations import SIZES, convert_rotation
 from regrip.datasets.ledger import DataError
-from regrip.datasets.rotations import SIZES, convert_rotation
 
 HALF = np.sqrt(0.5)
 # a quarter turn about z: x goes to y

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrip.datasets.ledger import DataError
-from regrip.datasets.sampler import Draw, EpochOrder, MixtureOrder, check_same_order, permute
+from regrip.datasets.loading.sampler import Draw, EpochOrder, MixtureOrder, check_same_order, permute
 
 
 @settings(max_examples=25, deadline=None)
@@ -109,7 +109,7 @@ def test_a_mixture_has_its_shares_and_repeats_nothing_early() -> None:
 
 def test_what_a_worker_imports_is_light() -> None:
     modules = "exact_statistics, normalization, sampler, batches, streaming"
-    code = f"import sys; from regrip.datasets import {modules}; sys.exit('torch' in sys.modules)"
+    code = f"import sys; from regrip.datasets.loading import {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from memory_rows import MemoryRows
 from recordings import DEPTH, FRONT, WRIST, contents, recording, recordings
 
-from regrip.datasets.exact_statistics import exact_statistics
 from regrip.datasets.ledger import DataError
-from regrip.datasets.mixture import Member, Samples
-from regrip.datasets.normalization import Scaling
-from regrip.datasets.ram import RamRows, bytes_needed
+from regrip.datasets.loading.exact_statistics import exact_statistics
+from regrip.datasets.loading.mixture import Member, Samples
+from regrip.datasets.loading.normalization import Scaling
+from regrip.datasets.loading.ram import RamRows, bytes_needed
+from regrip.datasets.loading.samples import Reading, lookup
 from regrip.datasets.recording import Contents, Recording, RowAccess, StreamSpec, Track
-from regrip.datasets.samples import Reading, lookup
-from regrip.datasets.store import Store
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.writer import StoreWriter
 
 STATE = "observation.state"
 

@@ -17,11 +17,11 @@ from recordings import FRONT, contents, recording
 from regrip.datasets.contents_json import contents_from_json, contents_to_json
 from regrip.datasets.ledger import DataError
 from regrip.datasets.recording import Contents, StreamSpec
-from regrip.datasets.store import Store
-from regrip.datasets.store_columns import add_column
-from regrip.datasets.store_log import seal
-from regrip.datasets.store_repair import repair
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.store.columns import add_column
+from regrip.datasets.store.log import seal
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.repair import repair
+from regrip.datasets.store.writer import StoreWriter
 
 MUTATIONS = int(os.environ.get("REGRIP_MUTATIONS", "210"))
 BASE = contents(wrist=False, depth=True)

@@ -17,13 +17,13 @@ import pytest
 import zarr
 from recordings import FRONT, WRIST, assert_same, assert_set, contents, picture, recording
 
-from regrip.datasets import shards, vector_files, zarr_codec
+from regrip.datasets.store import shards, vector_files, zarr_codec
 from regrip.datasets.frames import encode_jpeg
 from regrip.datasets.ledger import DataError, Ledger, Loss
 from regrip.datasets.recording import Recording, Track
-from regrip.datasets.store import Store
-from regrip.datasets.store_repair import repair
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.repair import repair
+from regrip.datasets.store.writer import StoreWriter
 
 assert zarr_codec.CODEC == "regrip.image"
 fork = multiprocessing.get_context("fork")
@@ -283,7 +283,7 @@ def test_the_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> Non
     path = tmp_path / "set"
     code = (
         "import sys; from pathlib import Path\n"
-        "from regrip.datasets.store_writer import StoreWriter\n"
+        "from regrip.datasets.store.writer import StoreWriter\n"
         "from regrip.datasets.ledger import DataError\n"
         "try: StoreWriter.record(Path(sys.argv[1]))\n"
         "except DataError as error: print(error)\n"

@@ -13,14 +13,14 @@ import pytest
 import zarr
 from recordings import FRONT, assert_same, assert_set, contents, recording
 
-from regrip.datasets import zarr_codec
+from regrip.datasets.store import zarr_codec
 from regrip.datasets.ledger import DataError
 from regrip.datasets.recording import StreamSpec
-from regrip.datasets.shards import INDEX
-from regrip.datasets.store import Store
-from regrip.datasets.store_columns import add_column
-from regrip.datasets.store_repair import repair
-from regrip.datasets.store_writer import StoreWriter
+from regrip.datasets.store.columns import add_column
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.repair import repair
+from regrip.datasets.store.shards import INDEX
+from regrip.datasets.store.writer import StoreWriter
 
 assert zarr_codec.CODEC == "regrip.image"
 OF = contents(wrist=False, depth=True)

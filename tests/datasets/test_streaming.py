@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import FRONT, WRIST, contents, recording
 
-from regrip.datasets.batches import Batch
 from regrip.datasets.ledger import DataError
-from regrip.datasets.loader import BatchLoader
-from regrip.datasets.mixture import Member, Samples
-from regrip.datasets.remote_rows import RemoteSet
-from regrip.datasets.sampler import EpochOrder
-from regrip.datasets.samples import Reading
-from regrip.datasets.store import Store
-from regrip.datasets.store_writer import StoreWriter
-from regrip.datasets.streaming import StreamLoader, StreamOrder
+from regrip.datasets.loading.batches import Batch
+from regrip.datasets.loading.loader import BatchLoader
+from regrip.datasets.loading.mixture import Member, Samples
+from regrip.datasets.loading.remote_rows import RemoteSet
+from regrip.datasets.loading.sampler import EpochOrder
+from regrip.datasets.loading.samples import Reading
+from regrip.datasets.loading.streaming import StreamLoader, StreamOrder
+from regrip.datasets.store.reader import Store
+from regrip.datasets.store.writer import StoreWriter
 
 READING = Reading(chunk=4, delta_timestamps={FRONT: (-0.05, 0.0)})
 

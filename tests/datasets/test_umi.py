@@ -37,11 +37,11 @@ from recordings import (
 )
 from scipy.spatial.transform import Rotation
 
+from regrip.datasets.converting.pose_actions import pose_actions
 from regrip.datasets.formats import WriteOptions
 from regrip.datasets.formats.umi import FORMAT, open_umi
 from regrip.datasets.frames import EncodedFrames
 from regrip.datasets.ledger import DataError, Ledger
-from regrip.datasets.pose_actions import pose_actions
 from regrip.datasets.recording import Contents, Recording, StreamSpec, Track
 
 

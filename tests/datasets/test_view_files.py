@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import yaml
 
-from regrip.datasets.changing import Rename, Resize
-from regrip.datasets.choosing import choose
-from regrip.datasets.cutting import Every, Trim
 from regrip.datasets.formats import WriteOptions, detect_format, get_format, open_source
 from regrip.datasets.formats.view import save_view
-from regrip.datasets.idle import TrimIdle
 from regrip.datasets.ledger import DataError, Ledger
 from regrip.datasets.recording import Contents, Recording, Source, Track
-from regrip.datasets.resampled_layer import Resample
-from regrip.datasets.resampling import resample
-from regrip.datasets.splitting import Keep, Split
-from regrip.datasets.views import Base, RowView, View, make_view
+from regrip.datasets.views.changing import Rename, Resize
+from regrip.datasets.views.choosing import choose
+from regrip.datasets.views.cutting import Every, Trim
+from regrip.datasets.views.idle import TrimIdle
+from regrip.datasets.views.resampled_layer import Resample
+from regrip.datasets.views.resampling import resample
+from regrip.datasets.views.splitting import Keep, Split
+from regrip.datasets.views.view import Base, RowView, View, make_view
 
 from .memory_source import MemoryRowSource, MemorySource
 from .recordings import FRONT, WRIST, assert_same, contents, recording

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrip.datasets.changing import Drop, Pad, Rename, Resize, Retask, Select
-from regrip.datasets.cutting import Every, Trim
-from regrip.datasets.edits import Operation, from_json, to_json
 from regrip.datasets.frames import ArrayFrames, EncodedFrames
 from regrip.datasets.ledger import DataError, Problem
 from regrip.datasets.recording import Contents, Conventions, Gripper, Recording, Source, StreamSpec, Track
 from regrip.datasets.spec import Axis, Camera, RobotSpec
-from regrip.datasets.splitting import Delete, Keep, Split
-from regrip.datasets.views import Base, RowView, View, make_view
+from regrip.datasets.views.changing import Drop, Pad, Rename, Resize, Retask, Select
+from regrip.datasets.views.cutting import Every, Trim
+from regrip.datasets.views.edits import Operation, from_json, to_json
+from regrip.datasets.views.splitting import Delete, Keep, Split
+from regrip.datasets.views.view import Base, RowView, View, make_view
 
 from .memory_source import MemoryRowSource, MemorySource
 from .recordings import FRONT, WRIST, assert_same, contents, recording, recordings

@@ -21,7 +21,7 @@ from rich.console import Console
 from robots import Memory, robot, vectors
 
 from regrip.datasets.frames import EncodedFrames
-from regrip.datasets.inspection import inspect
+from regrip.datasets.inspecting.inspection import inspect
 from regrip.datasets.ledger import Problem
 from regrip.datasets.recording import Contents, Recording, Track
 from regrip.launch.data_inspect import plain, show

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from recordings import FRONT, contents
 
+from regrip.datasets.converting.mapping import Rotate, SetMapping, StreamMapping, propose
 from regrip.datasets.ledger import DataError
-from regrip.datasets.mapping import Rotate, SetMapping, StreamMapping, propose
 from regrip.datasets.recording import Conventions, Gripper
 from regrip.launch.mapping_file import mapping_text, read_mapping
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import ARM, SPEC, Toy, Wave, make_core
 
-from regrip.datasets.store import Store
+from regrip.datasets.store.reader import Store
 from regrip.real_robot.messages import Frame, Tick
 from regrip.real_robot.node import Node
 from regrip.real_robot.recorder import Recorder, contents_of_node
