@@ -1,4 +1,7 @@
-"""openpi's own client, from the referees' interpreter: it asks for an older numpy than ours, and runs without."""
+"""Shared modules of these tests; and openpi's own client, from the referees' interpreter.
+
+The client asks for an older numpy than ours, and runs without.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # scenario.py and what it is played with
 _ROOT = Path(__file__).resolve().parents[2]
 
 
