@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from memory_rows import MemoryRows, of_vectors
 from recordings import DEPTH, FRONT, contents, recording
 
-from regrip.datasets.loading import exact_statistics
 from regrip.datasets.ledger import DataError
+from regrip.datasets.loading import exact_statistics
 from regrip.datasets.loading.exact_statistics import (
     QUANTILES,
     SetStatistics,

@@ -20,12 +20,12 @@ import zarr
 from hypothesis import given, settings
 from recordings import ACTION, FRONT, WRIST, assert_set, contents, picture, recording, recordings
 
-from regrip.datasets.store import zarr_codec  # the entry point does this where regrip is installed anew
 from regrip.datasets.formats import WriteOptions, detect_format, get_format, open_source
 from regrip.datasets.frames import ArrayFrames, EncodedFrames, encode_jpeg, encode_png, encode_tiff
 from regrip.datasets.ledger import DataError, Ledger
 from regrip.datasets.recording import Contents, Conventions, Gripper, Recording, RowAccess, StreamSpec, Track
 from regrip.datasets.spec import Axis, Camera, RobotSpec
+from regrip.datasets.store import zarr_codec  # the entry point does this where regrip is installed anew
 from regrip.datasets.store.reader import Store
 from regrip.datasets.store.writer import StoreWriter
 

@@ -17,10 +17,10 @@ import pytest
 import zarr
 from recordings import FRONT, WRIST, assert_same, assert_set, contents, picture, recording
 
-from regrip.datasets.store import shards, vector_files, zarr_codec
 from regrip.datasets.frames import encode_jpeg
 from regrip.datasets.ledger import DataError, Ledger, Loss
 from regrip.datasets.recording import Recording, Track
+from regrip.datasets.store import shards, vector_files, zarr_codec
 from regrip.datasets.store.reader import Store
 from regrip.datasets.store.repair import repair
 from regrip.datasets.store.writer import StoreWriter

@@ -13,9 +13,9 @@ import pytest
 import zarr
 from recordings import FRONT, assert_same, assert_set, contents, recording
 
-from regrip.datasets.store import zarr_codec
 from regrip.datasets.ledger import DataError
 from regrip.datasets.recording import StreamSpec
+from regrip.datasets.store import zarr_codec
 from regrip.datasets.store.columns import add_column
 from regrip.datasets.store.reader import Store
 from regrip.datasets.store.repair import repair
