@@ -74,6 +74,8 @@ class _Client:
     outbox: asyncio.Queue[_Reply]
     previous_ns: int | None = None  # how long the last request took, from arrival to sent
     named: bool = False
+    asked: int = 0
+    told: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Server:
     def __init__(self, engine: Engine, config: ServerConfig | None = None) -> None:
         self.engine, self.config = engine, config or ServerConfig()
         self.port = self.config.port
-        self._connections = 0
+        self._clients: list[_Client] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
@@ -134,10 +136,12 @@ class Server:
         try:
             yield self
         finally:
+            end = time.monotonic() + self.config.grace_s
             drained = await asyncio.to_thread(self.engine.drain, self.config.grace_s)
             if not drained:
                 _LOG.warning("the policy still works on an observation: it is left behind")
-            await asyncio.sleep(0.05)  # for the last answers to leave
+            while drained and any(c.told < c.asked for c in self._clients) and time.monotonic() < end:
+                await asyncio.sleep(0.01)  # the last answers are on their way
             listening.close()
             await listening.wait_closed()
             watch.cancel()
@@ -164,14 +168,14 @@ class Server:
                 HTTPStatus.UNAUTHORIZED, "send the header 'Authorization: Api-Key <token>'\n"
             )
         if path == "/metrics":
-            self.engine.metrics.gauge("connections", self._connections)
+            self.engine.metrics.gauge("connections", len(self._clients))
             response = connection.respond(HTTPStatus.OK, self.engine.metrics.text(self.engine.schema.version))
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = CONTENT_TYPE
             return response
-        if self._connections >= self.config.max_connections:
+        if len(self._clients) >= self.config.max_connections:
             return connection.respond(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{self._connections} connections, which is the most\n"
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{len(self._clients)} connections, which is the most\n"
             )
         return None
 
@@ -181,15 +185,18 @@ class Server:
         from websockets.exceptions import ConnectionClosed
 
         client = _Client(connection, self.engine.session(), asyncio.Queue())
-        self._connections += 1
+        self._clients.append(client)
         sending = asyncio.create_task(self._send(client))
         try:
             await connection.send(pack(self.engine.schema.metadata()))
             while not sending.done():
+                message = unpacked = None
                 message = await connection.recv()
                 received = time.monotonic_ns()
                 try:
-                    await self._take(client, message, received)
+                    unpacked = _map(message)
+                    message = None  # it is copied; its memory is for the next
+                    await self._take(client, unpacked, received)
                 except ConnectionClosed:
                     raise
                 except Exception as error:  # noqa: BLE001  # a fault of ours is said to the client, too
@@ -200,16 +207,11 @@ class Server:
         except ConnectionClosed:
             pass
         finally:
-            self._connections -= 1
+            self._clients.remove(client)
             sending.cancel()
             self.engine.leave(client.session)
 
-    async def _take(self, client: _Client, data: str | bytes, received: int) -> None:
-        if isinstance(data, str):
-            raise WireError("a text frame came, expected a binary one")
-        message = unpack(data)
-        if not isinstance(message, dict):
-            raise WireError(f"a {type(message).__name__} came, expected a map of observations")
+    async def _take(self, client: _Client, message: dict[str, Any], received: int) -> None:
         name, episode = _name(message, "__session__"), _name(message, "__episode__")
         if name:
             self._rename(client, name)
@@ -226,6 +228,7 @@ class Server:
             ask = await asyncio.to_thread(schema.read, message)
         else:
             ask = schema.read(message)
+        client.asked += 1
         future = self.engine.submit(client.session, ask, received, episode)
         loop, outbox = asyncio.get_running_loop(), client.outbox
 
@@ -251,6 +254,7 @@ class Server:
         from websockets.exceptions import ConnectionClosed
 
         while True:
+            reply = result = None  # let go of its images before others come
             reply = await client.outbox.get()
             result = reply.result
             try:
@@ -273,6 +277,8 @@ class Server:
                     await client.connection.send(pack(dict(result)))
             except ConnectionClosed:
                 return
+            finally:
+                client.told += reply.ask is not None
 
     def _words(self, error: BaseException) -> str:
         if isinstance(error, (ObservationError, WireError)):
@@ -280,6 +286,15 @@ class Server:
         if self.config.debug:
             return "".join(traceback.format_exception(error))
         return f"{type(error).__name__}: {error}"
+
+
+def _map(data: str | bytes) -> dict[str, Any]:
+    if isinstance(data, str):
+        raise WireError("a text frame came, expected a binary one")
+    message = unpack(data)
+    if not isinstance(message, dict):
+        raise WireError(f"a {type(message).__name__} came, expected a map of observations")
+    return message
 
 
 def answered(ask: Ask, answer: Answer, previous_ns: int | None = None) -> dict[str, Any]:

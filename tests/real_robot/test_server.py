@@ -347,7 +347,7 @@ def test_one_session_never_waits_for_others() -> None:
 
 def test_the_batch_does_not_wait_longer_than_its_deadline() -> None:
     """Two sessions are live; one keeps silent, and the other is answered all the same."""
-    with serving(Echo(), engine={"batch_s": 0.05}) as server:
+    with serving(Echo(), engine={"batch_s": 0.05}) as server:  # noqa: SIM117
         with Client(url(server)) as a, Client(url(server)) as b:
             a.infer(observation())
             b.infer(observation())
@@ -451,7 +451,7 @@ def test_connections_and_pings_are_answered_while_the_policy_thinks() -> None:
 def test_shutting_down_answers_what_is_at_hand() -> None:
     policy = Echo()
     policy.gate = threading.Event()
-    with ThreadPoolExecutor() as pool, serving(policy) as server:
+    with ThreadPoolExecutor() as pool, serving(policy) as server:  # noqa: SIM117
         with Client(url(server), timeout_s=20) as client:
             answer = pool.submit(client.infer, observation(0.5))
             policy.began.acquire()
