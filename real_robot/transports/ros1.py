@@ -139,7 +139,8 @@ class Ros1:
             self.topics, self._cameras, events, self.now, self._taken, self.faults
         )
         # The master remembers types of topics that are long gone; nobody minds those.
-        live = {topic for topic, _ in sum(_ask_master(uri, "getSystemState")[:2], [])}
+        publishers, subscribers, _ = _ask_master(uri, "getSystemState")
+        live = {topic for topic, _ in (*publishers, *subscribers)}
         types = {str(name): kind for name, kind in _ask_master(uri, "getTopicTypes") if name in live}
         _check_types(types, subscriptions, topics.commanding(self.topics))
         if not rospy.core.is_initialized():

@@ -245,7 +245,7 @@ def _tampering(p: Player) -> None:
     p.tampered("joints and cameras apart", "apart", shift_s={"joints": -skew})
     p.tampered("NaN in the state", "joint4 is not a finite number", not_finite="joint4")
     p.tampered("a joint is missing", "lacks joint3", lacking="joint3")
-    p.tampered("the clock jumps back", "jumped", shift_s={"joints": -5.0})
+    p.tampered("the clock jumps back", "the joint state is 5.", shift_s={"joints": -5.0})
     p.tampered(
         "the clock jumps ahead", "in the future", shift_s=dict.fromkeys(("front", "wrist", "joints"), 5.0)
     )
