@@ -82,7 +82,7 @@ def _ask_master(uri: str, method: str, *arguments: str) -> Any:
     """
     try:
         proxy = xmlrpc.client.ServerProxy(uri, transport=_Timed())
-        code, said, value = getattr(proxy, method)("/regrip_asks", *arguments)  # type: ignore[misc]
+        code, said, value = getattr(proxy, method)("/regrip_asks", *arguments)
     except (TimeoutError, OSError, xmlrpc.client.Error, ValueError, TypeError) as error:
         raise TransportError(
             f"no ROS master answers at {uri} ({error}): start roscore, or set ROS_MASTER_URI"
@@ -139,7 +139,8 @@ class Ros1:
             self.topics, self._cameras, events, self.now, self._taken, self.faults
         )
         # The master remembers types of topics that are long gone; nobody minds those.
-        live = {topic for topic, _ in sum(_ask_master(uri, "getSystemState")[:2], [])}
+        publishers, subscribers, _ = _ask_master(uri, "getSystemState")
+        live = {topic for topic, _ in (*publishers, *subscribers)}
         types = {str(name): kind for name, kind in _ask_master(uri, "getTopicTypes") if name in live}
         _check_types(types, subscriptions, topics.commanding(self.topics))
         if not rospy.core.is_initialized():
@@ -250,10 +251,12 @@ def _check_types(
     Raises:
         TransportError: somebody does.
     """
-    for ours in (*subscriptions, *publications):
-        theirs = types.get(ours.topic, "*")
-        if theirs not in ("*", ours.kind):
+    ours = {found.topic: found.kind for found in subscriptions}
+    ours |= {found.topic: found.kind for found in publications}
+    for topic, kind in ours.items():
+        theirs = types.get(topic, "*")
+        if theirs not in ("*", kind):
             raise TransportError(
-                f"{ours.topic} carries {theirs}, and the node takes it for {ours.kind}: "
+                f"{topic} carries {theirs}, and the node takes it for {kind}: "
                 "change its type or its name in topics"
             )

@@ -161,12 +161,16 @@ class Player:
         return f"{self.core.state}: {self.core.reason or self.core._policy_fault}"
 
     def enable(self) -> bool:
-        self.wait(self.bench.say("enable", True))
-        return self.wait(lambda: self.core.state == "active")
+        """Press until it is; what the robot says first may not have come yet."""
+        for _ in range(10):
+            self.wait(self.bench.say("enable", True))
+            if self.wait(lambda: self.core.state == "active", 1.0):
+                return True
+        return False
 
     def stops(self, name: str, words: str, undo: Callable[[], object] | None) -> None:
-        """The arm must come to rest for a reason with these words; undone, it must go on by itself."""
-        found = self.wait(lambda: words in self.why())
+        """The arm must rest for a reason with (one of) these words; undone, it must go on by itself."""
+        found = self.wait(lambda: any(word in self.why() for word in words.split("|")))
         said = self.why()
         still = self.rests()
         fine = found and still and (self.core.state != "active" or bool(self.core._policy_fault))
@@ -245,7 +249,7 @@ def _tampering(p: Player) -> None:
     p.tampered("joints and cameras apart", "apart", shift_s={"joints": -skew})
     p.tampered("NaN in the state", "joint4 is not a finite number", not_finite="joint4")
     p.tampered("a joint is missing", "lacks joint3", lacking="joint3")
-    p.tampered("the clock jumps back", "jumped", shift_s={"joints": -5.0})
+    p.tampered("the clock jumps back", "jumped|state is 5.", shift_s={"joints": -5.0})
     p.tampered(
         "the clock jumps ahead", "in the future", shift_s=dict.fromkeys(("front", "wrist", "joints"), 5.0)
     )
