@@ -51,8 +51,9 @@ class Arm:
     """
 
     ITERATIONS = 3
-    DAMPING = 1e-3  # near a singularity the arm slows down instead of whirling
-    POSTURE = 0.02
+    COST = 10.0  # of a metre or radian that the tool is off; its square stands against the two below
+    DAMPING = 0.045  # near a singularity the arm slows down instead of whirling
+    POSTURE, POSTURE_GAIN = 0.2, 0.07  # an elbow that may turn drifts home, and does not leap there
 
     def __init__(self, described: ArmModel) -> None:
         self.described = described
@@ -78,9 +79,9 @@ class Arm:
             raise KinematicsError(f"{described.path} has no site or body {described.tool!r}; name the tool")
         self._frame = frame
         self._task = mink.FrameTask(
-            described.tool, frame, position_cost=10.0, orientation_cost=3.0, lm_damping=self.DAMPING
+            described.tool, frame, position_cost=self.COST, orientation_cost=self.COST
         )
-        self._posture = mink.PostureTask(self.model, cost=self.POSTURE)
+        self._posture = mink.PostureTask(self.model, cost=self.POSTURE, gain=self.POSTURE_GAIN)
         home = self._q.copy()
         ranges = self.model.jnt_range[[self.model.joint(name).id for name in described.joints]]
         home[self._arm] = described.home or ranges.mean(axis=1)
