@@ -414,6 +414,7 @@ class Core:
         why = self._absurd(target, measured)
         if why:
             self._count("target refused")
+            self._policy_fault = why
             self._drop_plans()
             return self._hold(now, why)
         limited = self._towards(target)
