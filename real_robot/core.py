@@ -421,7 +421,9 @@ class Core:
             self._policy_fault = why
             self._drop_plans()
             return self._hold(now, why)
-        limited = self._towards(target)
+        # A relative action says itself how fast it wants to go on; targets in a row say it by their distance.
+        speed = (target - measured) * self.rate_hz if self.spec.control_mode == "ee_delta" else None
+        limited = self._towards(target, speed)
         self.schedule.executed()
         if limited.clamped:
             self._count("clamped")
@@ -440,9 +442,10 @@ class Core:
             return f"a target is {jump[worst]:.2f} away from {name}: absurd"
         return ""
 
-    def _towards(self, target: Vector) -> Limited:
-        """The limiter's way to a target; it goes on beyond it as fast as targets have come."""
-        speed = None if self._last_target is None else (target - self._last_target) * self.rate_hz
+    def _towards(self, target: Vector, speed: Vector | None = None) -> Limited:
+        """The limiter's way to a target; it goes on beyond it at `speed`, or as fast as targets have come."""
+        if speed is None and self._last_target is not None:
+            speed = (target - self._last_target) * self.rate_hz
         self._began, self._last_target = True, target
         return self.limiter.towards(target, self.config.rows_per_tick, speed)
 

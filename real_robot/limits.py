@@ -237,7 +237,7 @@ class Limiter:
         speed = np.clip(speed, -self._velocity, self._velocity)
         end = np.clip(target + np.sign(speed) * self._stopping(np.abs(speed)), self.low, self.high)
         period = rows * self.dt
-        begin, least = np.array(now.position), np.maximum(0.02 * self._velocity, np.abs(speed))
+        begin, least = np.array(now.position), 0.02 * self._velocity
         wanted = np.abs(target - begin)
         pace = np.clip(wanted / period, least, self._velocity)
         plan = self._move

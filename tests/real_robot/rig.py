@@ -135,9 +135,14 @@ class Rig:
         return float(np.abs(self.path[-1] - self.path[-2]).max() / DT)
 
 
-def worst_share(path: list[np.ndarray]) -> float:
-    """The largest share of any limit (velocity, acceleration, jerk) in the finite differences of a path."""
-    sent, worst = np.array([path[0]] * 3 + path), 0.0
+def worst_share(path: list[np.ndarray], stood: bool = True) -> float:
+    """The largest share of any limit (velocity, acceleration, jerk) in the finite differences of a path.
+
+    Args:
+        path: at least four setpoints, 10 ms apart.
+        stood: the arm stood still before the first of them.
+    """
+    sent, worst = np.array([path[0]] * (3 * stood) + path), 0.0
     for order, name in ((1, "velocity"), (2, "acceleration"), (3, "jerk")):
         limit = np.array([getattr(joint, name) for joint in JOINTS])
         worst = max(worst, float((np.abs(np.diff(sent, order, axis=0)) / DT**order / limit).max()))
