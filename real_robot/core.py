@@ -294,7 +294,7 @@ class Core:
             self._policy_fault = f"the policy failed: {reply.error}"
             self._count("reply: error")
             return
-        why = self._mad(reply.actions)
+        why = self.mad(reply.actions)
         if why:
             self._policy_fault = why
             self._count("reply: refused")
@@ -307,7 +307,7 @@ class Core:
             self._count("reply: rows too late", late)
         self._answered = True
 
-    def _mad(self, actions: NDArray[np.float32]) -> str:
+    def mad(self, actions: NDArray[np.float32]) -> str:
         """Why a chunk is refused as a whole; ``""`` if it is not."""
         dims = self.spec.action_dim
         if actions.ndim != 2 or actions.shape[1] != dims or not len(actions):
@@ -338,6 +338,15 @@ class Core:
         if self.state != "active" or self._clock_fault(now) or self.gate.fault(now) or self._lost_track():
             return None
         return self._ask(now)
+
+    def first_request(self, now: float) -> Request:
+        """What the policy would be asked now, to warm it up; the answer goes nowhere.
+
+        To be called when the gate has no fault.
+        """
+        stamp, observation = self.gate.observe(now, self.task)
+        none = np.zeros((0, self.spec.action_dim), np.float32)
+        return Request(-1, now, stamp, observation, 0, none, 0, "warm-up")
 
     def tick(self, now: float) -> Tick:
         """One control step.

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mink
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +55,10 @@ class Arm:
     POSTURE, POSTURE_GAIN = 0.2, 0.07  # an elbow that may turn drifts home, and does not leap there
 
     def __init__(self, described: ArmModel) -> None:
-        self.described = described
+        import mink  # not before an arm is opened: whoever draws pictures with MuJoCo chooses its OpenGL first
+        import mujoco
+
+        self.described, self._mink = described, mink
         try:
             self.model = mujoco.MjModel.from_xml_path(str(described.path))
         except ValueError as error:
@@ -116,6 +117,7 @@ class Arm:
         Returns:
             (N,), NaN where there is no solution.
         """
+        mink = self._mink
         self._put(joints)
         now = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
         turn = mink.SO3.exp(delta[3:6])
