@@ -210,6 +210,7 @@ class Core:
                 self.reason = f"not enabled: {why}"
             return
         self._enabled = True
+        self._look(now)
         self.episode += 1
         self.outcome = None
         self._answered, self._policy_fault = False, ""
@@ -255,6 +256,8 @@ class Core:
                 self._count("takeover refused")
                 self._event(now, "takeover refused", self.reason)
                 return
+            if self.state == "inactive":
+                self._look(now)
             self._human = self._human_offset = None
             self._drop_plans()
             self._become("human", "a person drives", now)
@@ -296,7 +299,7 @@ class Core:
             self._policy_fault = f"the policy failed: {reply.error}"
             self._count("reply: error")
             return
-        why = self._mad(reply.actions)
+        why = self.mad(reply.actions)
         if why:
             self._policy_fault = why
             self._count("reply: refused")
@@ -309,7 +312,7 @@ class Core:
             self._count("reply: rows too late", late)
         self._answered = True
 
-    def _mad(self, actions: NDArray[np.float32]) -> str:
+    def mad(self, actions: NDArray[np.float32]) -> str:
         """Why a chunk is refused as a whole; ``""`` if it is not."""
         dims = self.spec.action_dim
         if actions.ndim != 2 or actions.shape[1] != dims or not len(actions):
@@ -341,6 +344,15 @@ class Core:
             return None
         return self._ask(now)
 
+    def first_request(self, now: float) -> Request:
+        """What the policy would be asked now, to warm it up; the answer goes nowhere.
+
+        To be called when the gate has no fault.
+        """
+        stamp, observation = self.gate.observe(now, self.task)
+        none = np.zeros((0, self.spec.action_dim), np.float32)
+        return Request(-1, now, stamp, observation, 0, none, 0, "warm-up")
+
     def tick(self, now: float) -> Tick:
         """One control step.
 
@@ -359,8 +371,7 @@ class Core:
                 self._become("hold", fault, now)
             return Tick(now, self.state, fault, step=self.schedule.step)
         self._last_tick = now
-        if self._sent_at is not None:
-            self.limiter.seek(round((now - self._sent_at) / self._dt))
+        self._follow(now)
         if self._asked is not None and now - self._asked.made > self.config.max_inference_s:
             self._give_up_waiting(now)
         try:
@@ -416,15 +427,20 @@ class Core:
         if action is None:
             return self._starved(now, request)
         measured = self._arm(self.gate.measured)
-        if not self._began:
-            self._start(measured)
+        why = "" if self._began else self._start(measured)
+        if why:
+            self._disable(why, now)
+            return self._resting(now, why)
         target, grip = self.to_joints(action, measured)
         why = self._absurd(target, measured)
         if why:
             self._count("target refused")
+            self._policy_fault = why
             self._drop_plans()
             return self._hold(now, why)
-        limited = self._towards(target)
+        # A relative action says itself how fast it wants to go on; targets in a row say it by their distance.
+        speed = (target - measured) * self.rate_hz if self.spec.control_mode == "ee_delta" else None
+        limited = self._towards(target, speed)
         self.schedule.executed()
         if limited.clamped:
             self._count("clamped")
@@ -443,9 +459,10 @@ class Core:
             return f"a target is {jump[worst]:.2f} away from {name}: absurd"
         return ""
 
-    def _towards(self, target: Vector) -> Limited:
-        """The limiter's way to a target; it goes on beyond it as fast as targets have come."""
-        speed = None if self._last_target is None else (target - self._last_target) * self.rate_hz
+    def _towards(self, target: Vector, speed: Vector | None = None) -> Limited:
+        """The limiter's way to a target; it goes on beyond it at `speed`, or as fast as targets have come."""
+        if speed is None and self._last_target is not None:
+            speed = (target - self._last_target) * self.rate_hz
         self._began, self._last_target = True, target
         return self.limiter.towards(target, self.config.rows_per_tick, speed)
 
@@ -457,9 +474,10 @@ class Core:
             self._human_offset = None  # when it comes back, it takes over from the pose of then
             self.reason = f"a person drives: {why or 'nothing heard from them'}"
             return replace(self._resting(now, self.reason), intervention=True)
-        measured = self._arm(self.gate.measured)
-        if not self._began:
-            self._start(measured)
+        why = "" if self._began else self._start(self._arm(self.gate.measured))
+        if why:
+            self._disable(why, now)
+            return self._resting(now, why)
         self.reason = "a person drives"
         place = {name: index for index, name in enumerate(leader.names)}
         wanted = np.array([leader.position[place[joint.name]] for joint in self.config.joints])
@@ -583,17 +601,45 @@ class Core:
         assert measured is not None, "the gate has no fault, so it has joints"
         return measured[: len(self.config.joints)]
 
-    def _start(self, measured: Vector) -> None:
-        """A motion begins: from what was sent if the arm is there or still moves, else from where it is."""
+    def _look(self, now: float) -> None:
+        """A person has looked and lets the arm move: it begins where it is measured now."""
+        measured = self.gate.measured
+        if measured is None or self.gate.joints_fault(now):
+            return
+        self._follow(now)
+        arm, at = self._arm(measured), self.limiter.position
+        if at is None or (self.limiter.at_rest and np.abs(arm - at).max() > _SAG):
+            self.limiter.begin(arm)
+            self._sent_at = None
+
+    def _follow(self, now: float) -> None:
+        """Where on what was sent last the arm is by now."""
+        if self._sent_at is not None:
+            self.limiter.seek(round((now - self._sent_at) / self._dt))
+
+    def _start(self, measured: Vector) -> str:
+        """A motion begins, from where the arm was left if it stands, else from where it moves.
+
+        Returns:
+            why it may not, in words: the arm is not where it was left, and nobody has looked since.
+        """
         at = self.limiter.position
-        if at is None or (self.limiter.at_rest and np.abs(measured - at).max() > _SAG):
+        if at is None:
             self.limiter.begin(measured)
             self._sent_at = None
+        elif self.limiter.at_rest and np.abs(measured - at).max() > _SAG:
+            apart = np.abs(measured - at)
+            worst = int(np.argmax(apart))
+            return (
+                f"{self.config.joints[worst].name} is {apart[worst]:.2f} from where it was left: moved by "
+                "another, or wrongly measured; look, then enable again"
+            )
         full = self.gate.measured
         if self.gripper is None or not self.config.gripper_joint or full is None:
-            return
+            return ""
         if self._gripper_at is None:
             self.gripper.begin(float(full[len(self.config.joints)]))
+        return ""
 
     def _disable(self, why: str, now: float) -> None:
         """Stop; a person has to enable again."""

@@ -33,10 +33,10 @@ class GateConfig:
             have noise. 0 turns this off (a simulator's may stand still).
         jump_s: a stamp that disagrees with its clock by more is a clock that jumped.
         latency_s: camera (or ``joints``) to the seconds that its stamp comes after the moment it shows.
-        own_clock: the robot's stamps are of another clock than the node's, one for all its sources: the offset
-            is learnt as the least delay of any source in the last half minute. (Of one source and a second, a
-            queue that grows would pass for a clock that drifts.) False: the transport has brought stamps to
-            the node's clock.
+        own_clock: the robot's stamps are of another clock than the node's, one for all its sources. The
+            offset is learnt as the least delay of any source in the last half minute: of one source and a
+            second, a queue that grows would pass for a clock that drifts. False: the transport has brought
+            stamps to the node's clock.
         max_joint_speed: rad or m per second; a joint that moves faster from one report to the next has leapt,
             which no arm does.
         range_margin: how far outside its limits a measured joint may be, as a share of their span, before it

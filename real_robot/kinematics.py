@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mink
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,11 +49,16 @@ class Arm:
     """
 
     ITERATIONS = 3
-    DAMPING = 1e-3  # near a singularity the arm slows down instead of whirling
-    POSTURE = 0.02
+    COST = 10.0  # of a metre or radian that the tool is off; its square stands against the two below
+    DAMPING = 0.045  # near a singularity the arm slows down instead of whirling
+    MAX_STEP = 0.4  # rad in one control step: what is left of whirling is done in several
+    POSTURE, POSTURE_GAIN = 0.2, 0.07  # an elbow that may turn drifts home, and does not leap there
 
     def __init__(self, described: ArmModel) -> None:
-        self.described = described
+        import mink  # not before an arm is opened: whoever draws pictures with MuJoCo chooses its OpenGL first
+        import mujoco
+
+        self.described, self._mink = described, mink
         try:
             self.model = mujoco.MjModel.from_xml_path(str(described.path))
         except ValueError as error:
@@ -78,9 +81,9 @@ class Arm:
             raise KinematicsError(f"{described.path} has no site or body {described.tool!r}; name the tool")
         self._frame = frame
         self._task = mink.FrameTask(
-            described.tool, frame, position_cost=10.0, orientation_cost=3.0, lm_damping=self.DAMPING
+            described.tool, frame, position_cost=self.COST, orientation_cost=self.COST
         )
-        self._posture = mink.PostureTask(self.model, cost=self.POSTURE)
+        self._posture = mink.PostureTask(self.model, cost=self.POSTURE, gain=self.POSTURE_GAIN)
         home = self._q.copy()
         ranges = self.model.jnt_range[[self.model.joint(name).id for name in described.joints]]
         home[self._arm] = described.home or ranges.mean(axis=1)
@@ -103,27 +106,38 @@ class Arm:
         """Tool position (3,) in metres, base frame."""
         return self.pose(joints)[0]
 
-    def ee_delta(self, delta: Vector, joints: Vector) -> Vector:
+    def ee_delta(self, delta: Vector, joints: Vector, box: tuple[Vector, Vector] | None = None) -> Vector:
         """Joints (N,) at which the tool has moved by a translation and a rotation vector from where it is.
 
         Args:
             delta: (6,) metres and radians, base frame.
             joints: (N,) measured.
+            box: lowest and highest (3,) goal of the tool, metres: it glides along the walls.
+
+        Returns:
+            (N,), NaN where there is no solution.
         """
+        mink = self._mink
         self._put(joints)
         now = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
         turn = mink.SO3.exp(delta[3:6])
-        goal = mink.SE3.from_rotation_and_translation(turn @ now.rotation(), now.translation() + delta[:3])
+        place = now.translation() + delta[:3]
+        place = place if box is None else np.clip(place, *box)
+        goal = mink.SE3.from_rotation_and_translation(turn @ now.rotation(), place)
         self._task.set_target(goal)
         for _ in range(self.ITERATIONS):
-            velocity = mink.solve_ik(
-                self._configuration, [self._task, self._posture], 1.0, "daqp",
-                damping=self.DAMPING, limits=self._limits,
-            )  # fmt: skip
+            try:
+                velocity = mink.solve_ik(
+                    self._configuration, [self._task, self._posture], 1.0, "daqp",
+                    damping=self.DAMPING, limits=self._limits,
+                )  # fmt: skip
+            except mink.NoSolutionFound:
+                return np.full(len(joints), np.nan)
             self._configuration.integrate_inplace(velocity, 1.0)
         reached = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
         self.missed_m = float(np.linalg.norm(reached.translation() - goal.translation()))
-        return np.array(self._configuration.q[self._arm])
+        step = self._configuration.q[self._arm] - joints
+        return np.asarray(joints + step * min(1.0, self.MAX_STEP / max(float(np.abs(step).max()), 1e-9)))
 
 
 class ToJoints:
@@ -134,12 +148,19 @@ class ToJoints:
             joints as the arm has, then the gripper).
         arm: kinematics; may be None for ``joint_position``.
         joints: how many joints the arm has.
+        box: where ``ee_delta`` may lead the tool, see `Arm.ee_delta`.
 
     Raises:
         KinematicsError: the mode is another, needs kinematics, or the number of dimensions does not fit.
     """
 
-    def __init__(self, spec: RobotSpec, arm: Arm | None, joints: int) -> None:
+    def __init__(
+        self,
+        spec: RobotSpec,
+        arm: Arm | None,
+        joints: int,
+        box: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         if spec.control_mode not in ("ee_delta", "joint_position"):
             raise KinematicsError(
                 f"the policy's control mode is {spec.control_mode!r}, expected ee_delta or joint_position"
@@ -158,13 +179,14 @@ class ToJoints:
                     f"the policy's rotation is {spec.rotation!r}, expected rotation_vector_base"
                 )
         self._spec, self._arm = spec, arm
+        self._box = None if box is None else (np.array(box[0]), np.array(box[1]))
 
     def __call__(self, action: NDArray[np.float32], measured: Vector) -> tuple[Vector, float | None]:
         gripper = float(action[self._size]) if len(action) > self._size else None
         if self._spec.control_mode == "joint_position":
             return action[: self._size].astype(np.float64), gripper
         assert self._arm is not None, "checked at construction"
-        return self._arm.ee_delta(action[:6].astype(np.float64), measured), gripper
+        return self._arm.ee_delta(action[:6].astype(np.float64), measured, self._box), gripper
 
 
 class StateOf:

@@ -20,6 +20,7 @@ Vector = NDArray[np.float64]
 
 # Ruckig answers to about 1e-8; a command is never reported as within a limit that it passes by more.
 TOLERANCE = 1e-6
+_PACES = 4
 
 
 @dataclass(frozen=True)
@@ -235,13 +236,23 @@ class Limiter:
         now = self._states[self._at]
         speed = np.clip(speed, -self._velocity, self._velocity)
         end = np.clip(target + np.sign(speed) * self._stopping(np.abs(speed)), self.low, self.high)
-        pace = np.abs(target - np.array(now.position)) / (rows * self.dt)
-        pace = np.clip(np.maximum(pace, np.abs(speed)), 0.02 * self._velocity, self._velocity)
+        period = rows * self.dt
+        begin, least = np.array(now.position), 0.02 * self._velocity
+        wanted = np.abs(target - begin)
+        pace = np.clip(wanted / period, least, self._velocity)
         plan = self._move
         plan.current_position, plan.current_velocity, plan.current_acceleration = now
-        plan.target_position, plan.max_velocity = end.tolist(), pace.tolist()
-        if self._ruckig.calculate(plan, self._way) < 0:
-            return None
+        plan.target_position = end.tolist()
+        for _ in range(_PACES):
+            plan.max_velocity = pace.tolist()
+            if self._ruckig.calculate(plan, self._way) < 0:
+                return None
+            # What is lost while the joint speeds up is made good by going faster than the mean.
+            gone = (np.array(self._way.at_time(period)[0]) - begin) * np.sign(target - begin)
+            short = wanted / np.maximum(gone, wanted / 3 + 1e-9)
+            if (short <= 1.01).all():
+                break
+            pace = np.clip(pace * np.maximum(short, 1.0), least, self._velocity)
         states = [now] + [_Moment(*self._way.at_time((row + 1) * self.dt)) for row in range(rows)]
         return states + self._stop_from(states[-1])
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -69,6 +70,19 @@ class Locked:
             watcher(what)
 
 
+class Answers(Protocol):
+    """Has requests answered while the control loop goes on."""
+
+    @property
+    def replies(self) -> deque[Reply]:
+        """Those that have come; the loop takes them out."""
+        ...
+
+    def ask(self, request: Request) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Thinker:
     """One thread that answers requests; a newer request takes the place of one that still waits."""
 
@@ -111,7 +125,7 @@ def answer(policy: Policy, request: Request, now: Callable[[], float]) -> Reply:
         actions = policy.answer(request)
     except PolicyError as error:
         return Reply(request.id, np.zeros((0, 0), np.float32), now(), error=str(error))
-    except (ValueError, RuntimeError, OSError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001 (foreign code: whatever it raises, the arm holds and says so)
         said = f"{type(error).__name__}: {error}"
         return Reply(request.id, np.zeros((0, 0), np.float32), now(), error=said)
     latent = getattr(policy, "latent", {})
@@ -141,6 +155,7 @@ class Node:
         transport: not connected yet.
         policy: who answers.
         in_loop: ask the policy inside the control loop (simulated time stands still meanwhile).
+        thinker: who has requests answered beside the loop; None is a thread.
         watchers: called with every tick, and with every frame and joint state that comes (recorder, page);
             they must be quick.
     """
@@ -152,6 +167,7 @@ class Node:
         policy: Policy,
         *,
         in_loop: bool = False,
+        thinker: Answers | None = None,
         watchers: tuple[Callable[[object], None], ...] = (),
     ) -> None:
         self.core, self.transport, self.policy = core, transport, policy
@@ -159,7 +175,9 @@ class Node:
         self.lock = threading.RLock()
         self._watchers = list(watchers)
         self.events = Locked(core, self.lock, self._watchers)
-        self._thinker = None if in_loop else Thinker(policy, transport.now)
+        self._thinker: Answers | None = thinker
+        if thinker is None and not in_loop:
+            self._thinker = Thinker(policy, transport.now)
         self._period = 1.0 / core.rate_hz
         self._next: float | None = None
         self._diagnosed = -np.inf

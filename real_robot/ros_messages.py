@@ -241,7 +241,7 @@ def trajectory(make: Make, command: Command, frame_id: str = "") -> Any:
             positions=row.tolist(),
             time_from_start=duration(make, (index + 1) / command.rate_hz),
         )
-        for index, row in enumerate(command.positions)
+        for index, row in enumerate(command.trajectory)
     ]
     return make(
         "trajectory_msgs/JointTrajectory",

@@ -33,8 +33,9 @@ class ScheduleConfig:
         ask_below: ask when at most this many actions are left.
         new_share: of ``merge``.
         decay: of ``ensemble``.
-        starvation: when there is no action: ``hold`` (stay at the last command), ``decelerate`` (come to
-            rest within the limits) or ``stop`` (inactive: a person has to enable it again).
+        starvation: when there is no action, the arm comes to rest within its limits. Then ``hold`` goes on
+            sending where it stands, ``decelerate`` sends nothing more, and ``stop`` is inactive: a person has
+            to enable it again.
     """
 
     mode: Mode = "latest"
@@ -49,6 +50,8 @@ class ScheduleConfig:
             raise ValueError(f"schedule: execute {self.execute} and ask_below {self.ask_below} cannot be < 0")
         if not 0.0 <= self.new_share <= 1.0:
             raise ValueError(f"schedule: new_share is {self.new_share}, expected 0 to 1")
+        if not (math.isfinite(self.decay) and self.decay >= 0):
+            raise ValueError(f"schedule: decay is {self.decay}, expected 0 or a number above it")
 
 
 class Schedule:
@@ -88,7 +91,7 @@ class Schedule:
         if not self.latencies:
             return min(1, self.left)
         late = float(np.quantile(np.asarray(self.latencies), 0.95))
-        return min(math.ceil(late * self.rate_hz), self.left)
+        return min(max(1, math.ceil(late * self.rate_hz)), self.left)
 
     def answered(self, step: int, actions: NDArray[np.float32], latency_s: float | None) -> int:
         """Take a chunk.
@@ -128,9 +131,9 @@ class Schedule:
         return self._rows[self.step - self._first] if self.left else None
 
     def _average(self) -> NDArray[np.float32] | None:
-        while self._chunks and self._chunks[0][0] + len(self._chunks[0][1]) <= self.step:
-            self._chunks.popleft()
-        rows = [chunk[self.step - first] for first, chunk in self._chunks if first <= self.step]
+        alive = [(first, chunk) for first, chunk in self._chunks if self.step < first + len(chunk)]
+        self._chunks = deque(alive, self._chunks.maxlen)
+        rows = [chunk[self.step - first] for first, chunk in alive if first <= self.step]
         if not rows:
             return None
         weights = np.exp(-self.config.decay * np.arange(len(rows)))

@@ -338,7 +338,8 @@ def command_messages(
 
 def _columns(command: Command, places: list[int]) -> Command:
     names = tuple(command.names[place] for place in places)
-    return Command(names, command.positions[:, places], command.rate_hz, command.kind, command.why)
+    tail = None if command.tail is None else command.tail[:, places]
+    return Command(names, command.positions[:, places], command.rate_hz, command.kind, command.why, tail)
 
 
 def _last_row(make: Make, command: Command, order: tuple[str, ...]) -> Any:

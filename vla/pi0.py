@@ -282,7 +282,8 @@ class Pi0Policy(nn.Module):
         normal = (state.to(self.device) - self.state_mean) / self.state_std  # type: ignore[operator]
         return functional.pad(normal, (0, self.config.max_state_dim - normal.shape[-1]))
 
-    def _velocity(self, state: Tensor, prefix: Prefix) -> flow.Velocity:
+    def velocity(self, state: Tensor, prefix: Prefix) -> flow.Velocity:
+        """The flow's velocity, of latents (N,H,max_action_dim) and times, given what the VLM saw."""
         suffix = self.chunk_size + 1  # the state token and one token an action
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
@@ -353,8 +354,8 @@ class Pi0Policy(nn.Module):
             if draw is not None:
                 noises = [g.standard_normal(shape, dtype=np.float32) for g in draw]
                 start = torch.from_numpy(np.stack(noises)).to(self.device) * self.settings.initial_noise
-            x, *_ = flow.sample(self._velocity(state, prefix), start, steps, 0.0, None, None)
-            return ActionSample(self._physical(x), np.zeros((len(state), self.chunk_size), np.float32))
+            x, *_ = flow.sample(self.velocity(state, prefix), start, steps, 0.0, None, None)
+            return ActionSample(self.physical(x), np.zeros((len(state), self.chunk_size), np.float32))
         numbers = np.stack([g.standard_normal((2, *shape), dtype=np.float32) for g in draw])
         if self.settings.stochastic_step == "last":
             chosen = np.full(len(draw), steps - 1)
@@ -363,7 +364,7 @@ class Pi0Policy(nn.Module):
         start, noise = (torch.from_numpy(numbers[:, i]).to(self.device) for i in range(2))
         step = torch.from_numpy(chosen).to(self.device)
         x, before, after, log_prob = flow.sample(
-            self._velocity(state, prefix),
+            self.velocity(state, prefix),
             start * self.settings.initial_noise,
             steps,
             self.settings.noise_level,
@@ -372,7 +373,7 @@ class Pi0Policy(nn.Module):
             self.factor,
         )
         return ActionSample(
-            self._physical(x),
+            self.physical(x),
             log_prob[..., :dims].sum(-1).cpu().numpy(),
             {"before": before.cpu().numpy(), "after": after.cpu().numpy(), "step": chosen.astype(np.int64)},
         )
@@ -395,7 +396,8 @@ class Pi0Policy(nn.Module):
         action = low + (token + 0.5) / self.settings.bins * (high - low)  # type: ignore[operator]
         return ActionSample(self._clip(action), log_prob, {"token": token.cpu().numpy()})
 
-    def _physical(self, x: Tensor) -> NDArray[np.float32]:
+    def physical(self, x: Tensor) -> NDArray[np.float32]:
+        """(N,H,A) actions in physical units, within the spec's limits, of denoised latents."""
         return self._clip(x[..., : self.spec.action_dim] * self.action_std + self.action_mean)  # type: ignore[operator]
 
     def _clip(self, action: Tensor) -> NDArray[np.float32]:
@@ -454,7 +456,7 @@ class Pi0Policy(nn.Module):
         """
         delta = 1.0 / self.settings.denoise_steps
         time = 1.0 - step.to(before.dtype) * delta
-        velocity = self._velocity(state, prefix)(before, time)
+        velocity = self.velocity(state, prefix)(before, time)
         return flow.sde_moments(before, velocity, time, delta, self.settings.noise_level)
 
     def evaluate(
@@ -477,7 +479,7 @@ class Pi0Policy(nn.Module):
             log_prob = log_p.gather(-1, latent["token"][..., None]).squeeze(-1).sum(-1)
         else:
             log_prob = flow.step_log_prob(
-                self._velocity(state, prefix),
+                self.velocity(state, prefix),
                 latent["before"],
                 latent["after"],
                 latent["step"],
@@ -533,7 +535,7 @@ class Pi0Policy(nn.Module):
             time = uniform ** (1.0 / self.config.time_sampling_beta_alpha)
             time = time * self.config.time_sampling_scale + self.config.time_sampling_offset
             t = time[:, None, None]
-            predicted = self._velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
+            predicted = self.velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
             error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
         loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
         if auxiliary is not None:

@@ -53,7 +53,7 @@ class SeeingConfig:
 
 def velocities(policy: Pi0Policy, state: Tensor, prefix: Prefix, latents: list[Tensor]) -> list[Tensor]:
     """The flow's velocities (N,H,A) at the given latents, one for each denoising step."""
-    velocity, steps = policy._velocity(state, prefix), policy.settings.denoise_steps
+    velocity, steps = policy.velocity(state, prefix), policy.settings.denoise_steps
     times = [torch.full((len(state),), 1.0 - i / steps, device=state.device) for i in range(steps)]
     return [velocity(x, time) for x, time in zip(latents, times, strict=True)]
 
@@ -63,7 +63,7 @@ def path(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Latents along the greedy flow, each moved by `noise` (steps,N,H,A), and the velocities there."""
     steps, latents, found = policy.settings.denoise_steps, list[Tensor](), list[Tensor]()
-    velocity, x = policy._velocity(state, prefix), torch.zeros_like(noise[0])
+    velocity, x = policy.velocity(state, prefix), torch.zeros_like(noise[0])
     for index in range(steps):
         time = torch.full((len(state),), 1.0 - index / steps, device=state.device)
         latents.append(x + noise[index])

@@ -216,7 +216,7 @@ def test_greedy_sampling_is_that_of_transformers(stem: Any) -> None:
         prefix = policy.prefix(pixels, observation.instruction)
         handle.remove()
         embedded = policy.pi0.model.embed_prefix(**official)
-        ours, *_ = flow.sample(policy._velocity(state, prefix), noise, 4, 0.0, None, None)
+        ours, *_ = flow.sample(policy.velocity(state, prefix), noise, 4, 0.0, None, None)
     theirs = policy.pi0.sample_actions(state, noise=noise, attention_mask=mask, num_steps=4, **official)
     torch.testing.assert_close(given["embeds"], embedded, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

@@ -1,0 +1,320 @@
+"""`regrip node`: stand between a policy and an arm. Looks at everything first, then says ready."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..datasets.spec import RobotSpec
+from ..real_robot import ros_messages
+from ..real_robot.core import Core
+from ..real_robot.kinematics import Arm
+from ..real_robot.messages import Command, Frame, Joints, Policy, PolicyError, Request, Tick, Transport
+from ..real_robot.node import Node
+from ..sim.tabletop.robot import TabletopRobot
+from . import environments
+from .config import from_dict, parse_options
+from .environments import EnvConfig
+from .evaluate import eval_starts
+from .node_sim import GreedyPolicy, SimTransport, drive
+from .policies import open_policy
+from .robot_config import RobotConfig, away_from_home, load_robot, make_core, open_arm
+
+# Module and factory of each transport; imported when asked for, for each needs its own middleware.
+TRANSPORTS = {
+    "ros1": ("ros1", "Ros1"),
+    "rosbridge": ("rosbridge", "RosBridge"),
+    "dds": ("dds", "dds_transport"),
+    "ros2": ("ros2", "ros2_transport"),
+}
+_LOOK_S = 1.0  # rates are counted for so long
+_PATIENCE_S = 15.0
+_WARM_UPS = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """`regrip node`.
+
+    Attributes:
+        policy: a policy folder, a run directory, or the name of a policy that ships with regrip.
+        transport: how the robot is reached; `sim` is the tabletop arm in this process.
+        robot: a robot that ships with regrip, or a TOML file.
+        shadow: look and think, but never send: no publisher of commands is made.
+        task: the instruction; of `sim`, one of its tasks (`demo/lift_red`), or all if it is empty.
+        server: `ws://host:port` of a policy server that answers instead of this process.
+        token: for that server, if it asks for one.
+        episodes: of `sim`: for each task.
+        latency_s: of `sim`: how long the policy takes; 0 lets time stand still meanwhile.
+        seconds: end after so long; 0 goes on until Ctrl-C.
+    """
+
+    policy: Annotated[str, tyro.conf.Positional]
+    transport: Literal["sim", "ros1", "rosbridge", "dds", "ros2"] = "sim"
+    robot: str = "tabletop"
+    shadow: bool = False
+    task: str = ""
+    server: str = ""
+    token: str = ""
+    episodes: int = 2
+    latency_s: float = 0.0
+    seconds: float = 0.0
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `regrip node`.
+
+    Returns:
+        0; 1 if preflight did not pass.
+    """
+    options = parse_options(Options, args, prog="regrip node", description="Drive a robot with a policy.")
+    console = Console()
+    robot = load_robot(options.robot)
+    spec, policy, facts, execute = open_thinker(options)
+    schedule = robot.core.schedule
+    if not schedule.execute and schedule.mode in ("blocking", "receding"):
+        schedule = dataclasses.replace(schedule, execute=execute)
+        robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
+    arm = open_arm(robot)
+    if options.transport == "sim":
+        return _simulated(options, robot, spec, arm, policy, facts, console)
+    core = make_core(robot, spec, arm, options.task)
+    transport = open_transport(options.transport, robot, spec, arm, shadow=options.shadow)
+    rates = Rates()
+    node = Node(core, transport, policy, watchers=(rates,))
+    node.connect()
+    try:
+        if not preflight(node, robot, policy, rates, facts, console):
+            return 1
+        core.configure()
+        said = "shadow: nothing will be sent" if options.shadow else f"enable it on {robot.topics.enable}"
+        console.print(f"[bold]ready[/bold] ({said}); Ctrl-C ends")
+        node.run(Told(console), options.seconds or np.inf)
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        node.close()
+    return 0
+
+
+def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], int]:
+    """The policy's contract, who answers, what to say of it, and how many actions of a chunk it executes.
+
+    Raises:
+        CheckpointError: there is no such policy.
+        PolicyError: the server cannot be reached.
+    """
+    loaded, published = open_policy(options.policy)
+    facts = {"checkpoint": f"{options.policy} ({published.digest[:12]})"}
+    if not options.server:
+        return loaded.spec, GreedyPolicy(loaded), facts, loaded.execute
+    client: Any = importlib.import_module("regrip.real_robot.serving.client")
+    remote: Any = importlib.import_module("regrip.real_robot.serving.remote")
+    answers: Policy = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
+    return loaded.spec, answers, {**facts, "server": options.server}, loaded.execute
+
+
+def open_transport(
+    name: str, robot: RobotConfig, spec: RobotSpec, arm: Arm | None, *, shadow: bool
+) -> Transport:
+    """A transport by its name; its middleware is imported when it connects.
+
+    Raises:
+        TransportError: the robot's topics do not serve the policy.
+    """
+    module, factory = TRANSPORTS[name]
+    make: Any = getattr(importlib.import_module(f"regrip.real_robot.transports.{module}"), factory)
+    joints, gripper = robot.joint_names, robot.core.gripper.name if robot.core.gripper else ""
+    cameras = [camera.name for camera in spec.cameras]
+
+    def to_twist(command: Command) -> np.ndarray:
+        assert arm is not None, "given only with an arm"
+        return ros_messages.tool_velocity(arm.pose, command, len(joints))
+
+    twist = None if arm is None else to_twist
+    made: Transport = make(robot.topics, cameras, joints, gripper, shadow=shadow, to_twist=twist)
+    return made
+
+
+class Rates:
+    """Counts what comes from each source; a watcher of a node."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, deque[float]] = {}
+        self.names: tuple[str, ...] = ()
+
+    def __call__(self, what: object) -> None:
+        if isinstance(what, Frame):
+            self._note(what.camera, what.received)
+        elif isinstance(what, Joints):
+            self.names = what.names
+            self._note("joints", what.received)
+
+    def _note(self, source: str, when: float) -> None:
+        self.times.setdefault(source, deque(maxlen=500)).append(when)
+
+    def hz(self, source: str) -> float:
+        """Of the last messages; NaN for fewer than two."""
+        times = list(self.times.get(source, ()))
+        return (
+            (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else np.nan
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the preflight: what, what was found, and whether it will do."""
+
+    what: str
+    found: str
+    ok: bool
+
+
+def preflight(
+    node: Node, robot: RobotConfig, policy: Policy, rates: Rates, facts: dict[str, str], console: Console
+) -> bool:
+    """Look at everything that the policy and the arm need, print a table, and say whether it will do."""
+    core, transport = node.core, node.transport
+    begin = transport.now()
+    while True:
+        now = transport.now()
+        if now - begin >= _LOOK_S and (not core.gate.fault(now) or now - begin >= _PATIENCE_S):
+            break
+        transport.sleep_until(now + 1.0 / core.rate_hz)
+    with node.lock:
+        fault = core.gate.fault(transport.now())
+        checks = [Check(name, value, True) for name, value in facts.items()]
+        checks += look(core, robot, rates, transport.now())
+        request = None if fault else core.first_request(transport.now())
+    checks.append(Check("observation", fault or "complete", not fault))
+    if request is not None:
+        checks.append(warm_up(core, policy, request))
+    table = Table("preflight", "found", "", title=f"{core.spec.name} over {transport.name}")
+    for check in checks:
+        table.add_row(check.what, check.found, "ok" if check.ok else "[bold red]NO[/bold red]")
+    console.print(table)
+    good = all(check.ok for check in checks)
+    if not good:
+        bad = "; ".join(f"{check.what}: {check.found}" for check in checks if not check.ok)
+        console.print(f"[bold red]not ready[/bold red]: {bad}", highlight=False)
+    return good
+
+
+def look(core: Core, robot: RobotConfig, rates: Rates, now: float) -> list[Check]:
+    """Cameras, joints, pose, limits and kinematics."""
+    checks = []
+    for camera in core.spec.cameras:
+        hz = rates.hz(camera.name)
+        found = "nothing came" if np.isnan(hz) else f"{hz:.0f} Hz, {camera.width}x{camera.height} wanted"
+        checks.append(Check(f"camera {camera.name}", found, bool(hz >= core.rate_hz * 0.5)))
+    missing = [name for name in robot.joint_names if name not in rates.names]
+    hz = rates.hz("joints")
+    found = f"{hz:.0f} Hz: {', '.join(rates.names)}" if rates.names else "nothing came"
+    found = (
+        f"{', '.join(missing)} missing among {', '.join(rates.names)}" if missing and rates.names else found
+    )
+    checks.append(Check("joints", found, not missing and bool(hz >= core.rate_hz * 0.5)))
+    if core.spec.control_mode == "joint_position":
+        wanted = [axis.name for axis in core.spec.action][: len(robot.joint_names)]
+        same = wanted == list(robot.joint_names)
+        checks.append(
+            Check("joint order", "as the policy's" if same else f"policy: {', '.join(wanted)}", same)
+        )
+    limits = ", ".join(f"{j.name} {j.velocity:g}/{j.acceleration:g}/{j.jerk:g}" for j in robot.core.joints)
+    checks.append(Check("limits (per s, s2, s3)", limits, True))
+    measured = core.gate.measured
+    if measured is None:
+        return checks
+    place = measured[: len(robot.joint_names)]
+    far = away_from_home(robot, place)
+    checks.append(Check("start pose", far or "at home", not far))
+    box = robot.core.workspace
+    if core.limiter.tool is not None:
+        tool = core.limiter.tool(place)
+        inside = box is None or bool(((tool >= box.low) & (tool <= box.high)).all())
+        where = ", ".join(f"{value:.3f}" for value in tool)
+        checks.append(Check("tool", f"at {where} m{'' if inside else ', outside its workspace'}", inside))
+    return checks
+
+
+def warm_up(core: Core, policy: Policy, request: Request) -> Check:
+    """Have the policy answer a few times; what the first costs more is not its latency."""
+    period = 1.0 / core.rate_hz
+    taken = []
+    for _ in range(_WARM_UPS):
+        began = time.perf_counter()
+        try:
+            actions = policy.answer(request)
+        except PolicyError as error:
+            return Check("policy", str(error), False)
+        taken.append(time.perf_counter() - began)
+    why = core.mad(actions)
+    if why:
+        return Check("policy", why, False)
+    usual = float(np.median(taken[1:]))
+    chunk = len(actions) * period
+    found = (
+        f"{1e3 * usual:.0f} ms an answer (the first {1e3 * taken[0]:.0f} ms), control period "
+        f"{1e3 * period:.0f} ms, a chunk lasts {1e3 * chunk:.0f} ms"
+    )
+    if usual > min(chunk, core.config.max_inference_s):
+        return Check("policy", f"{found}: it would starve", False)
+    return Check("policy", found, True)
+
+
+class Told:
+    """Says every change of state, with its reason; `until` of a node's run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, ("", "")
+
+    def __call__(self, tick: Tick) -> bool:
+        now = (tick.state, "".join(letter for letter in tick.reason if not letter.isdigit()))
+        if now != self._last:
+            self._last = now
+            self._console.print(f"{tick.state}{': ' if tick.reason else ''}{tick.reason}", highlight=False)
+        return False
+
+
+def _simulated(
+    options: Options,
+    robot: RobotConfig,
+    spec: RobotSpec,
+    arm: Arm | None,
+    policy: Policy,
+    facts: dict[str, str],
+    console: Console,
+) -> int:
+    suite = options.task.split("/")[0] if "/" in options.task else "demo"
+    wanted = (options.task,) if options.task else ()
+    config = from_dict(EnvConfig, {"name": "tabletop", "suite": suite, "tasks": wanted}, "--task")
+    starts = eval_starts(environments.task_names(config), "select", options.episodes)
+    world = TabletopRobot(suite, image_size=spec.cameras[0].height)
+    spec.require_match(world.spec, f"policy {options.policy}", "the simulated robot")
+    make: Callable[[str], Core] = lambda task: make_core(robot, spec, arm, task)  # noqa: E731
+    world.reset(starts[0])
+    rates = Rates()
+    first = Node(
+        make(world.instruction), SimTransport(world, shadow=True), policy, in_loop=True, watchers=(rates,)
+    )
+    first.connect()
+    if not preflight(first, robot, policy, rates, facts, console):
+        return 1
+    console.print("[bold]ready[/bold]")
+    latency = options.latency_s or None
+    driven = drive(make, policy, world, starts, latency_s=latency, shadow=options.shadow)
+    console.print(f"{driven.rate} succeeded, {sum(driven.steps)} actions executed", highlight=False)
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(driven.counters.items())) or "nothing"
+    console.print(f"counted: {counted}", highlight=False)
+    world.close()
+    return 0
