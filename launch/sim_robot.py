@@ -46,6 +46,8 @@ class Tampering:
         lacking: a joint that is not reported.
         backwards: joints are reported in the opposite order.
         deaf: commands are not heard.
+        noise: cameras have some, as real ones do: no two pictures are the same.
+        pressed: somebody holds the dead-man switch.
     """
 
     silent: list[str] = field(default_factory=list)
@@ -55,6 +57,8 @@ class Tampering:
     lacking: str = ""
     backwards: bool = False
     deaf: bool = False
+    noise: bool = False
+    pressed: bool = False
 
 
 @dataclass
@@ -118,6 +122,7 @@ class SimRobot:
         self._inbox: deque[tuple[str, Any]] = deque(maxlen=100)
         self._pictures: dict[str, Any] = {}
         self._next_picture = self._next_truth = 0.0
+        self._random = np.random.default_rng(0)
 
     def hear(self, message: Any) -> None:
         """A JointTrajectory; from any thread."""
@@ -149,6 +154,8 @@ class SimRobot:
                 self._publish_picture(name)
         if now >= self._next_truth:
             self._tell()
+            if self.tampering.pressed:
+                self._say("deadman", True)
 
     def _follow(self, message: Any) -> None:
         try:
@@ -217,7 +224,9 @@ class SimRobot:
         if name in wrong.silent:
             return
         if name not in wrong.frozen or name not in self._pictures:
-            self._pictures[name] = self.robot.frame(name).copy()
+            self._pictures[name] = picture = self.robot.frame(name).copy()
+            if wrong.noise:
+                picture ^= self._random.integers(0, 2, picture.shape, np.uint8)
         camera = self.topics.cameras[name]
         write = ros_messages.compressed_image if camera.compressed else ros_messages.image
         stamp = self._stamp() + wrong.shift_s.get(name, 0.0)

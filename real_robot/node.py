@@ -214,7 +214,10 @@ class Node:
             request = self.core.ask(now)
             if request is not None:
                 self._take(answer(self.policy, request, self.transport.now))
-            return self.core.tick(now)
+            tick = self.core.tick(now)
+            if tick.request is not None:  # asked by the tick itself, as it came out of a hold
+                self._take(answer(self.policy, tick.request, self.transport.now))
+            return tick
         while self._thinker.replies:
             self._take(self._thinker.replies.popleft())
         tick = self.core.tick(now)

@@ -138,7 +138,11 @@ class Ros1:
         subscriptions = topics.subscriptions(
             self.topics, self._cameras, events, self.now, self._taken, self.faults
         )
-        _check_types(_ask_master(uri, "getTopicTypes"), subscriptions, topics.commanding(self.topics))
+        # The master remembers types of topics that are long gone; nobody minds those.
+        publishers, subscribers, _ = _ask_master(uri, "getSystemState")
+        live = {topic for topic, _ in (*publishers, *subscribers)}
+        types = {str(name): kind for name, kind in _ask_master(uri, "getTopicTypes") if name in live}
+        _check_types(types, subscriptions, topics.commanding(self.topics))
         if not rospy.core.is_initialized():
             # Signals stay ours: the arm is brought to rest before the node goes.
             rospy.init_node(self.topics.node, argv=[], disable_signals=True)
@@ -238,7 +242,7 @@ class Ros1:
 
 
 def _check_types(
-    known: Collection[Collection[str]],
+    types: Mapping[str, str],
     subscriptions: Collection[topics.Subscription],
     publications: Collection[topics.Publication],
 ) -> None:
@@ -247,7 +251,6 @@ def _check_types(
     Raises:
         TransportError: somebody does.
     """
-    types = {str(name): kind for name, kind in known}
     for ours in (*subscriptions, *publications):
         theirs = types.get(ours.topic, "*")
         if theirs not in ("*", ours.kind):
