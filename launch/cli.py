@@ -51,6 +51,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command("data_verify", "compare two data sets, row by row", "regrip verify SRC DST"),
     "data": Command("data_cli", "look at data, edit it, repair it", "regrip data page SRC --out page.html"),
+    "node": Command(
+        "node",
+        "drive a robot with a policy, within limits, and record it",
+        "regrip node demo --transport sim",
+    ),
+    "serve": Command("serve", "answer a robot's observations over a network", "regrip serve demo"),
     "envs": Command("envs", "list every task, with pictures", "regrip envs show demo/lift_red"),
     "doctor": Command(
         "doctor", "say what is missing on this machine and check the numerics", "regrip doctor"

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,18 +16,22 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ..datasets.episode import Observation
 from ..datasets.spec import RobotSpec
 from ..real_robot import ros_messages
 from ..real_robot.core import Core
 from ..real_robot.kinematics import Arm
 from ..real_robot.messages import Command, Frame, Joints, Policy, PolicyError, Request, Tick, Transport
 from ..real_robot.node import Node
+from ..real_robot.recorder import Recorder, contents_of_node
+from ..real_robot.ui import Page
 from ..sim.tabletop.robot import TabletopRobot
 from . import environments
 from .config import from_dict, parse_options
 from .environments import EnvConfig
 from .evaluate import eval_starts
-from .node_sim import GreedyPolicy, SimTransport, drive
+from .node_policy import NodePolicy
+from .node_sim import SimTransport, drive
 from .policies import open_policy
 from .robot_config import RobotConfig, away_from_home, load_robot, make_core, open_arm
 
@@ -57,6 +62,10 @@ class Options:
         episodes: of `sim`: for each task.
         latency_s: of `sim`: how long the policy takes; 0 lets time stand still meanwhile.
         seconds: end after so long; 0 goes on until Ctrl-C.
+        record: a set that every step goes into, in regrip's own format; one that is there grows.
+        explore: names a run: the policy explores, as in training, so that `regrip train --data` can learn
+            from what is recorded.
+        ui: serve a page on this port of the machine itself; 0 takes a free one, none serves none.
     """
 
     policy: Annotated[str, tyro.conf.Positional]
@@ -69,6 +78,9 @@ class Options:
     episodes: int = 2
     latency_s: float = 0.0
     seconds: float = 0.0
+    record: Path | None = None
+    explore: str = ""
+    ui: int | None = None
 
 
 def main(args: Sequence[str]) -> int:
@@ -91,7 +103,13 @@ def main(args: Sequence[str]) -> int:
     core = make_core(robot, spec, arm, options.task)
     transport = open_transport(options.transport, robot, spec, arm, shadow=options.shadow)
     rates = Rates()
-    node = Node(core, transport, policy, watchers=(rates,))
+    recorder = open_recorder(options, robot, core, policy, facts)
+    node = Node(core, transport, policy, watchers=(rates, *recorder))
+    page = None
+    if options.ui is not None:
+        page = Page(node, options.ui, spec.name)
+        node.watch(page)
+        console.print(f"page: {page.address}", highlight=False)
     node.connect()
     try:
         if not preflight(node, robot, policy, rates, facts, console):
@@ -104,7 +122,43 @@ def main(args: Sequence[str]) -> int:
         console.print("stopping")
     finally:
         node.close()
+        close_recorder(recorder, console)
+        if page is not None:
+            page.close()
     return 0
+
+
+def open_recorder(
+    options: Options, robot: RobotConfig, core: Core, policy: Policy, facts: dict[str, str]
+) -> tuple[Recorder, ...]:
+    """The recorder, if one is asked for.
+
+    Raises:
+        DataError: the set is another one, or somebody else writes to it.
+    """
+    if options.record is None:
+        return ()
+    chunk_size = getattr(policy, "chunk_size", 0) or len(policy.answer(blank_request(core.spec)))
+    joints = (*robot.joint_names, *((robot.core.gripper_joint,) if robot.core.gripper_joint else ()))
+    latent = policy.latent_shapes() if isinstance(policy, NodePolicy) else {}
+    contents = contents_of_node(core.spec, joints, core.names, chunk_size, latent)
+    return (Recorder(options.record, contents, facts, threaded=options.transport != "sim"),)
+
+
+def blank_request(spec: RobotSpec) -> Request:
+    """A black picture, to learn the length of a policy's chunks."""
+    images = {c.name: np.zeros((1, c.height, c.width, 3), np.uint8) for c in spec.cameras}
+    state = np.zeros((1, spec.state_dim), np.float32)
+    nothing = np.zeros((0, spec.action_dim), np.float32)
+    return Request(0, 0.0, 0.0, Observation(images, state, [""]), 0, nothing, 0, "")
+
+
+def close_recorder(recorder: tuple[Recorder, ...], console: Console) -> None:
+    for one in recorder:
+        one.close()
+        console.print(f"{one.episodes} episodes in the set", highlight=False)
+        for problem in one.problems:
+            console.print(f"NOT RECORDED: {problem}", highlight=False)
 
 
 def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], int]:
@@ -117,7 +171,8 @@ def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], i
     loaded, published = open_policy(options.policy)
     facts = {"checkpoint": f"{options.policy} ({published.digest[:12]})"}
     if not options.server:
-        return loaded.spec, GreedyPolicy(loaded), facts, loaded.execute
+        explore = (options.explore,) if options.explore else None
+        return loaded.spec, NodePolicy(loaded, explore), facts, loaded.execute
     client: Any = importlib.import_module("regrip.real_robot.serving.client")
     remote: Any = importlib.import_module("regrip.real_robot.serving.remote")
     answers: Policy = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
@@ -312,7 +367,10 @@ def _simulated(
         return 1
     console.print("[bold]ready[/bold]")
     latency = options.latency_s or None
-    driven = drive(make, policy, world, starts, latency_s=latency, shadow=options.shadow)
+    core = make(world.instruction)
+    recorder = open_recorder(options, robot, core, policy, facts)
+    driven = drive(make, policy, world, starts, latency_s=latency, shadow=options.shadow, watchers=recorder)
+    close_recorder(recorder, console)
     console.print(f"{driven.rate} succeeded, {sum(driven.steps)} actions executed", highlight=False)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(driven.counters.items())) or "nothing"
     console.print(f"counted: {counted}", highlight=False)

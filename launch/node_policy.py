@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..real_robot.messages import PolicyError, Request
+from ..vla import rtc
 from ..vla.pi0 import Pi0Policy
 
 # What a learner needs of each decision; what the VLM made of the pictures is worked out again from them.
@@ -15,7 +16,7 @@ LATENT = ("before", "after", "step")
 
 
 class NodePolicy:
-    """Answers requests with `Pi0Policy.act`.
+    """Answers requests with `Pi0Policy.act`, guided by the request's prefix if it has one (`vla.rtc`).
 
     Args:
         policy: loaded.
@@ -25,9 +26,13 @@ class NodePolicy:
 
     def __init__(self, policy: Pi0Policy, explore: tuple[str | int, ...] | None = None) -> None:
         self._policy, self._explore = policy, explore
+        self.chunk_size: int = policy.chunk_size
         self.latent: Mapping[str, NDArray[np.generic]] = {}
 
     def answer(self, request: Request) -> NDArray[np.float32]:
+        self.latent = {}
+        if len(request.prefix):
+            return rtc.act(self._policy, request.observation, request.prefix, request.frozen)
         keys = None if self._explore is None else [("node", *self._explore, request.episode, request.id)]
         sample = self._policy.act(request.observation, keys)
         if not np.isfinite(sample.action).all():

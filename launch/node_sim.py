@@ -15,8 +15,6 @@ from ..real_robot.core import Core
 from ..real_robot.messages import Command, Events, Frame, Joints, Policy, Reply, Request, Tick
 from ..real_robot.node import Node, answer
 from ..sim.tabletop.robot import CONTROLLER_HZ, TabletopRobot
-from ..vla import rtc
-from ..vla.pi0 import Pi0Policy
 
 
 class SimTransport:
@@ -69,20 +67,6 @@ class SimTransport:
         self._events = None
 
 
-class GreedyPolicy:
-    """A policy of this process, for the node: greedy, guided by the request's prefix if it has one."""
-
-    def __init__(self, policy: Pi0Policy) -> None:
-        self._policy = policy
-
-    def answer(self, request: Request) -> NDArray[np.float32]:
-        """(H,A) actions."""
-        if len(request.prefix):
-            return rtc.act(self._policy, request.observation, request.prefix, request.frozen)
-        actions: NDArray[np.float32] = self._policy.act(request.observation, None).action[0]
-        return actions
-
-
 class SimulatedLatency:
     """Answers requests at once, and hands the answers over when simulated time has gone on (`node.Answers`).
 
@@ -94,18 +78,18 @@ class SimulatedLatency:
 
     def __init__(self, policy: Policy, now: Callable[[], float], latency_s: float) -> None:
         self._policy, self._now, self.latency_s = policy, now, latency_s
-        self._waiting: deque[Reply] = deque()
-        self._come: deque[Reply] = deque()
+        self._waiting: deque[tuple[Request, Reply]] = deque()
+        self._come: deque[tuple[Request, Reply]] = deque()
 
     @property
-    def replies(self) -> deque[Reply]:
-        while self._waiting and self._waiting[0].received <= self._now() + 1e-9:
+    def replies(self) -> deque[tuple[Request, Reply]]:
+        while self._waiting and self._waiting[0][1].received <= self._now() + 1e-9:
             self._come.append(self._waiting.popleft())
         return self._come
 
     def ask(self, request: Request) -> None:
         reply = answer(self._policy, request, self._now)
-        self._waiting.append(replace(reply, received=request.made + self.latency_s))
+        self._waiting.append((request, replace(reply, received=request.made + self.latency_s)))
 
     def close(self) -> None:
         self._waiting.clear()
@@ -153,19 +137,24 @@ def drive(
         shadow: commands go nowhere.
         watchers: of each node.
     """
-    success, steps, overhead = [], [], []
+    success: list[bool] = []
+    steps: list[int] = []
+    overhead: list[float] = []
     counters: dict[str, int] = {}
-    for start in starts:
+    for number, start in enumerate(starts):
         robot.reset(start)
         core, transport = make_core(robot.instruction), SimTransport(robot, shadow=shadow)
         thinker = None if latency_s is None else SimulatedLatency(policy, transport.now, latency_s)
         node = Node(core, transport, policy, in_loop=latency_s is None, thinker=thinker, watchers=watchers)
         node.connect()
         core.configure()
+        core.episode = number  # explores otherwise in each
         core.on_enable(True, transport.now())
         seconds = robot.max_steps / core.rate_hz
         node.run(lambda tick: robot.success or robot.invalid, seconds=seconds)
         success.append(robot.success and not robot.invalid)
+        core.on_outcome(success[-1], transport.now())
+        node.step()  # the tick that ends the episode, for who records
         steps.append(core.schedule.step)
         overhead += node.figures.overhead
         for name, count in core.counters.items():

@@ -74,8 +74,8 @@ class Answers(Protocol):
     """Has requests answered while the control loop goes on."""
 
     @property
-    def replies(self) -> deque[Reply]:
-        """Those that have come; the loop takes them out."""
+    def replies(self) -> deque[tuple[Request, Reply]]:
+        """Requests and the answers that have come to them; the loop takes them out."""
         ...
 
     def ask(self, request: Request) -> None: ...
@@ -181,6 +181,10 @@ class Node:
         self._period = 1.0 / core.rate_hz
         self._next: float | None = None
         self._diagnosed = -np.inf
+
+    def watch(self, watcher: Callable[[object], None]) -> None:
+        """Have another watcher told of everything, before `connect`."""
+        self._watchers.append(watcher)
 
     def connect(self) -> None:
         """Connect the transport.

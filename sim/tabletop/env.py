@@ -161,7 +161,7 @@ class TabletopEnv:
         return EnvStep(float(success), success, truncated)
 
     def succeeded(self) -> bool:
-        """Whether the task's goal holds now; to be asked once for every control step, since goals remember."""
+        """Whether the goal holds now; to be asked once for every control step, since goals remember."""
         return self.task.goal.holds(self._world, self._memory)
 
     def _command(self, action: NDArray[np.float64]) -> None:

@@ -1,6 +1,8 @@
-"""The tabletop arm as a robot on its own: it listens to joint trajectories, moves whether or not anyone listens,
-has a joint controller at 100 Hz and a watchdog. What a node drives when there is no real one.
-"""  # noqa: D205
+"""The tabletop arm as a robot on its own: what a node drives when there is no real one.
+
+It follows joint trajectories with a controller at 100 Hz, goes on whether or not anyone listens, and has a
+watchdog.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ ARM = tuple(f"joint{i + 1}" for i in range(7))
 GRIPPER = "gripper"
 _PER_TICK = round(SUBSTEPS * CONTROL_RATE_HZ / CONTROLLER_HZ)  # physics steps
 _CHECK_EVERY = round(CONTROLLER_HZ / CONTROL_RATE_HZ)
-# Velocity feedforward of panda.xml's position loops, all with kv/kp = 60 ms: without it the arm trails behind.
+# Velocity feedforward of panda.xml's position loops, all with kv/kp = 60 ms: without it the arm trails.
 _LOOP_TIME_S = 0.06
 
 
