@@ -48,14 +48,14 @@ class Arm:
         KinematicsError: a joint or the tool is not in the model (the nearest is named).
     """
 
-    ITERATIONS = 3
+    ITERATIONS = 2
     COST = 10.0  # of a metre or radian that the tool is off; its square stands against the two below
     DAMPING = 0.045  # near a singularity the arm slows down instead of whirling
     MAX_STEP = 0.4  # rad in one control step: what is left of whirling is done in several
-    POSTURE, POSTURE_GAIN = 0.2, 0.07  # an elbow that may turn drifts home, and does not leap there
+    POSTURE, POSTURE_GAIN = 0.2, 0.1  # an elbow that may turn drifts home, and does not leap there
 
     def __init__(self, described: ArmModel) -> None:
-        import mink  # not before an arm is opened: whoever draws pictures with MuJoCo chooses its OpenGL first
+        import mink  # not before an arm is opened: whoever draws with MuJoCo chooses its OpenGL first
         import mujoco
 
         self.described, self._mink = described, mink

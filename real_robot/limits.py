@@ -206,9 +206,9 @@ class Limiter:
             clamped.append("workspace")
         speed = np.zeros(len(self.joints)) if velocity is None else np.nan_to_num(velocity)
         plan = self._plan_move(inside, speed, rows)
-        if not self._is_safe(plan, rows) and speed.any():
+        if not self._is_safe(plan) and speed.any():
             plan = self._plan_move(inside, np.zeros(len(self.joints)), rows)
-        if not self._is_safe(plan, rows):
+        if not self._is_safe(plan):
             plan = self._plan_stop()
             clamped += [] if left_box else ["workspace"] if self.workspace else ["stop"]
         assert plan is not None, "a stop is always found"
@@ -275,7 +275,8 @@ class Limiter:
     def _stopping(self, speed: Vector) -> Vector:
         """(N,) how far each joint goes while it stops from `speed` (N,), at least 0, without acceleration."""
         a, j = self._acceleration, self._jerk
-        return np.where(speed * j >= a * a, speed / 2 * (speed / a + a / j), speed * np.sqrt(speed / j))
+        far = np.where(speed * j >= a * a, speed / 2 * (speed / a + a / j), speed * np.sqrt(speed / j))
+        return np.asarray(far)
 
     def _take(self, plan: list[_Moment], rows: int) -> Limited:
         plan = plan + [plan[-1]] * (rows + 1 - len(plan))
@@ -283,7 +284,7 @@ class Limiter:
         positions = np.array([state.position for state in plan[1:]])
         return Limited(positions[:rows], positions[rows:], ())
 
-    def _is_safe(self, plan: list[_Moment] | None, rows: int) -> bool:
+    def _is_safe(self, plan: list[_Moment] | None) -> bool:
         """Whether a plan stays in the joints' ranges and the tool in its box, the stop included.
 
         What began outside must not go further out.
@@ -299,8 +300,8 @@ class Limiter:
         if self.workspace is None:
             return True
         allowed = max(0.0, self._outside(places[0])) + 1e-9
-        looked = {rows // 2, rows, len(plan) - 1, (rows + len(plan)) // 2}
-        return all(self._outside(places[min(row, len(plan) - 1)]) <= allowed for row in looked)
+        looked = {*range(2, len(plan), 2), len(plan) - 1}
+        return all(self._outside(places[row]) <= allowed for row in looked)
 
     def _outside(self, joints: Vector) -> float:
         """Metres by which the tool is outside of its box; below 0 inside."""

@@ -141,7 +141,7 @@ def test_the_tool_stays_in_its_box(seed: int) -> None:
             tool = arm_tool(row)
             worst = max(worst, float(np.maximum(low - tool, tool - high).max()))
     assert stopped > 30, "the box was never reached"
-    assert worst < 2e-3  # looked at in five moments of each plan, not in all
+    assert worst < 1e-3  # every other row of a plan is looked at
 
 
 def test_a_workspace_without_kinematics_is_refused() -> None:

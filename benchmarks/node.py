@@ -1,0 +1,234 @@
+"""The node: what it costs, whether the policy does as well through it as without, and whether it lasts.
+
+    python benchmarks/node.py overhead
+    python benchmarks/node.py parity --per-task 20
+    python benchmarks/node.py soak --minutes 60
+
+`overhead`: milliseconds from the last observation to the command, the policy's own time excluded, in process.
+`parity`: success of the demo checkpoint through the node against direct evaluation, paired on start states.
+`soak`: simulated time on the tabletop arm with random faults; memory and every limit are watched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from regrip.datasets.starts import StartState
+from regrip.datasets.statistics import paired_difference
+from regrip.launch import environments
+from regrip.launch.config import from_dict
+from regrip.launch.environments import EnvConfig
+from regrip.launch.evaluate import eval_starts, evaluate
+from regrip.launch.node_sim import Driven, GreedyPolicy, SimTransport, drive
+from regrip.launch.policies import open_policy
+from regrip.launch.robot_config import RobotConfig, load_robot, make_core, open_arm
+from regrip.real_robot.messages import Command, Request, Tick
+from regrip.real_robot.node import Node
+from regrip.real_robot.schedule import ScheduleConfig
+from regrip.sim.tabletop.robot import TabletopRobot
+
+MODES = {
+    "receding": ScheduleConfig("receding"),
+    "blocking": ScheduleConfig("blocking"),
+    "latest": ScheduleConfig("latest", ask_below=3),
+    "merge": ScheduleConfig("merge", ask_below=3),
+    "rtc": ScheduleConfig("rtc", ask_below=3),
+    "ensemble": ScheduleConfig("ensemble"),
+}
+
+
+class Canned:
+    """Answers at once, so that what is left is the node's own time."""
+
+    def answer(self, request: Request) -> NDArray[np.float32]:
+        steps = 0.3 * (request.step + np.arange(10))
+        return np.column_stack(
+            [0.01 * np.sin(steps), 0.01 * np.cos(steps), np.zeros((10, 4)), np.full(10, 0.04)]
+        ).astype(np.float32)
+
+
+def through_node(
+    robot: RobotConfig,
+    mode: str,
+    latency_s: float | None,
+    starts: Sequence[StartState],
+    canned: bool = False,
+) -> Driven:
+    policy, _ = open_policy("demo")
+    schedule = MODES[mode]
+    if mode in ("receding", "blocking"):
+        schedule = dataclasses.replace(schedule, execute=policy.execute)
+    robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
+    arm, world = open_arm(robot), TabletopRobot("demo")
+    return drive(
+        lambda task: make_core(robot, policy.spec, arm, task),
+        Canned() if canned else GreedyPolicy(policy),
+        world,
+        starts,
+        latency_s=latency_s,
+    )
+
+
+def overhead() -> None:
+    starts = eval_starts(tasks(), "select", 2)
+    print(f"{'schedule':10} {'ticks':>7} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8}")
+    for mode in ("latest", "ensemble", "merge", "rtc"):
+        took = np.array(through_node(load_robot("tabletop"), mode, 0.1, starts, True).overhead) * 1e3
+        p50, p99 = np.quantile(took, [0.5, 0.99])
+        print(f"{mode:10} {len(took):7d} {p50:8.3f} {p99:8.3f} {took.max():8.3f}")
+
+
+def tasks() -> list[str]:
+    return environments.task_names(EnvConfig())
+
+
+def parity(per_task: int, only: str) -> None:
+    starts = eval_starts(tasks(), "select", per_task)
+    policy, _ = open_policy("demo")
+    config = from_dict(
+        EnvConfig, {"name": "tabletop", "suite": "demo", "workers": 1, "slots": 16}, "benchmark"
+    )
+    with environments.open_pool(config, policy.execute) as pool:
+        direct = evaluate(pool, policy, starts, greedy=True).outcomes
+    print(f"{'direct':34} {direct.rate}", flush=True)
+    rows = [("tabletop", "receding", None), ("panda_limits", "receding", None)]
+    rows += [("tabletop", mode, 0.1) for mode in ("receding", "latest", "merge", "rtc")]
+    for name, mode, latency in rows:
+        label = f"{name}, {mode}, {'policy in the loop' if latency is None else f'{1e3 * latency:.0f} ms'}"
+        if only and only not in label:
+            continue
+        driven = through_node(load_robot(name), mode, latency, starts)
+        print(f"{label:34} {driven.rate}", flush=True)
+        print(f"{'':34} {paired_difference(direct.success, driven.success)}")
+        print(f"{'':34} counted: {driven.counters}", flush=True)
+
+
+class Watch:
+    """Rebuilds what the joints were sent, row by row, and keeps the largest share of any limit."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self._joints = robot.core.joints
+        self._rows: np.ndarray = np.zeros((0, len(self._joints)))
+        self._path: list[np.ndarray] = []
+        self._last: Command | None = None
+        self._sent = 0.0
+        self.worst, self.faults = 0.0, 0
+
+    def forget(self) -> None:
+        """The arm was put elsewhere."""
+        self._check()
+        self._path, self._last = [], None
+
+    def __call__(self, what: object) -> None:
+        if not isinstance(what, Tick):
+            return
+        self.faults += what.state not in ("active", "estop", "human", "hold", "inactive")
+        if what.command is None:
+            return
+        if self._last is not None:
+            rows = self._last.trajectory[:, : len(self._joints)]
+            followed = round((what.now - self._sent) * self._last.rate_hz)
+            self._path += list(rows[:followed]) + [rows[-1]] * min(3, max(0, followed - len(rows)))
+        self._last, self._sent = what.command, what.now
+        if len(self._path) > 2000:
+            self._check()
+            self._path = self._path[-3:]
+
+    def _check(self) -> None:
+        if len(self._path) < 4 or self._last is None:
+            return
+        sent, dt = np.array(self._path), 1.0 / self._last.rate_hz
+        for order, name in ((1, "velocity"), (2, "acceleration"), (3, "jerk")):
+            limit = np.array([getattr(joint, name) for joint in self._joints])
+            share = np.abs(np.diff(sent, order, axis=0)) / dt**order / limit
+            self.worst = max(self.worst, float(share.max()))
+
+
+class Tampered(SimTransport):
+    """Loses, freezes and spoils what the sensors say, at random."""
+
+    def __init__(self, robot: TabletopRobot, generator: np.random.Generator) -> None:
+        super().__init__(robot)
+        self._generator, self._silent = generator, 0
+
+    def sense(self) -> None:
+        if self._generator.random() < 0.01:
+            self._silent = int(self._generator.integers(1, 20))
+        self._silent -= 1
+        if self._silent < 0:
+            super().sense()
+
+
+def soak(minutes: float, seed: int) -> None:
+    robot, generator = load_robot("tabletop"), np.random.default_rng(seed)
+    policy, _ = open_policy("demo")
+    arm, world, watch, process = (
+        open_arm(robot),
+        TabletopRobot("demo"),
+        Watch(robot),
+        psutil.Process(os.getpid()),
+    )
+    robot = dataclasses.replace(
+        robot, core=dataclasses.replace(robot.core, schedule=ScheduleConfig("latest", execute=policy.execute))
+    )
+    starts = eval_starts(tasks(), "train", 1000)
+    began, done, episode, memory = time.monotonic(), 0.0, 0, []
+    print(f"{'simulated min':>14} {'episodes':>9} {'worst share':>12} {'memory MB':>10}")
+    while done < 60 * minutes:
+        world.reset(starts[episode % len(starts)])
+        watch.forget()
+        transport = Tampered(world, generator)
+        core = make_core(robot, policy.spec, arm, world.instruction)
+        node = Node(core, transport, GreedyPolicy(policy), in_loop=True, watchers=(watch,))
+        node.connect()
+        core.configure()
+        start = world.time
+        while world.time < start + 30.0 and not world.invalid:
+            if core.state in ("inactive", "estop") and generator.random() < 0.2:
+                core.on_estop(False, transport.now())
+                core.on_enable(True, transport.now())
+            elif generator.random() < 0.003:
+                core.on_estop(True, transport.now())
+            node.step()
+        done += world.time - start
+        node.close()
+        episode += 1
+        if episode % 20 == 1 or done >= 60 * minutes:
+            memory.append(process.memory_info().rss / 1e6)
+            print(f"{done / 60:14.1f} {episode:9d} {watch.worst:12.4f} {memory[-1]:10.1f}", flush=True)
+    took = (time.monotonic() - began) / 60
+    print(f"{done / 60:.0f} simulated minutes in {took:.1f}; {watch.faults} bad states")
+    if watch.worst > 1.001 or watch.faults:
+        raise SystemExit("a limit was broken")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("overhead", "parity", "soak"))
+    parser.add_argument("--per-task", type=int, default=20)
+    parser.add_argument("--only", default="", help="of parity: rows whose name holds this")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.what == "overhead":
+        overhead()
+    elif options.what == "parity":
+        parity(options.per_task, options.only)
+    else:
+        soak(options.minutes, options.seed)
+
+
+if __name__ == "__main__":
+    main()
