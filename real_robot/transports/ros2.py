@@ -98,11 +98,18 @@ class RclpyNode:
             found += self._mismatch(topic, kind, theirs, lambda their, ours=ours: (their, ours), "published")
         for topic, kind, ours in self._publishing:
             theirs = self._node.get_subscriptions_info_by_topic(topic)
-            found += self._mismatch(topic, kind, theirs, lambda their, ours=ours: (ours, their), "subscribed to")
+            found += self._mismatch(
+                topic, kind, theirs, lambda their, ours=ours: (ours, their), "subscribed to"
+            )
         return found
 
     def _mismatch(
-        self, topic: str, kind: str, theirs: Collection[Any], pair: Callable[[Any], tuple[Any, Any]], done: str
+        self,
+        topic: str,
+        kind: str,
+        theirs: Collection[Any],
+        pair: Callable[[Any], tuple[Any, Any]],
+        done: str,
     ) -> list[str]:
         package, name = kind.split("/")
         others = {one.topic_type for one in theirs} - {f"{package}/msg/{name}"}
