@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import runpy
+import sys
 import time
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +223,49 @@ def test_scenario_over_rclpy(monkeypatch):
     played = scenario()
     print(played)
     assert not played.failed, str(played)
+
+
+def test_the_launch_file_starts_the_node(monkeypatch):
+    """Over stand-ins for ROS 2's launch: what would be started, word by word."""
+    kept = []
+
+    def module(name, **contents):
+        found = types.ModuleType(name)
+        found.__dict__.update(contents)
+        monkeypatch.setitem(sys.modules, name, found)
+
+    given = {"policy": "runs/one two", "transport": "ros2", "options": "--shadow --task 'lift it'"}
+
+    class Configuration:
+        def __init__(self, name):
+            self.name = name
+
+        def perform(self, context):
+            return context[self.name]
+
+    module("launch", LaunchDescription=lambda entities: entities)
+    module(
+        "launch.actions",
+        DeclareLaunchArgument=lambda name, default_value=None, description="": name,
+        ExecuteProcess=lambda **options: kept.append(options),
+        OpaqueFunction=lambda function: function(given),
+        Shutdown=lambda reason: reason,
+    )
+    module("launch.substitutions", LaunchConfiguration=Configuration)
+    monkeypatch.setenv("REGRIP", "/venv/bin/regrip")
+    file = Path(__file__).parents[2] / "launch" / "ros" / "node_ros2.launch.py"
+    described = runpy.run_path(str(file))["generate_launch_description"]()
+    assert described[:3] == ["policy", "transport", "options"]
+    [process] = kept
+    expected = [
+        "/venv/bin/regrip",
+        "node",
+        "runs/one two",
+        "--transport",
+        "ros2",
+        "--shadow",
+        "--task",
+        "lift it",
+    ]
+    assert process["cmd"] == expected
+    assert process["on_exit"]
