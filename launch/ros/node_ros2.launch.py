@@ -1,20 +1,20 @@
-"""The inference node, for ROS 2:
+"""The inference node, for ROS 2.
 
     REGRIP=$PWD/.venv/bin/regrip ros2 launch launch/ros/node_ros2.launch.py policy:=demo options:="--shadow"
 
-It starts inactive; enable it with `ros2 topic pub -1 /regrip/enable std_msgs/msg/Bool '{data: true}'`. It is not
-started again when it ends, and ends the launch: somebody should look first. The Python of REGRIP must be the one
-that ROS was built for; where it is not, take transport:=dds, which needs no ROS.
-"""  # noqa: D205, D400
+It starts inactive; enable it with `ros2 topic pub -1 /regrip/enable std_msgs/msg/Bool '{data: true}'`. It is
+not started again when it ends, and ends the launch: somebody should look first. The Python of REGRIP must be
+the one that ROS was built for; where it is not, take transport:=dds, which needs no ROS.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
-from launch.substitutions import LaunchConfiguration
+from launch import LaunchDescription  # noqa: TID251 - ROS's
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown  # noqa: TID251
+from launch.substitutions import LaunchConfiguration  # noqa: TID251
 
 
 def _node(context):

@@ -1,7 +1,7 @@
 """A stand-in for rclpy: its calls, its strictness about fields, and real messages over DDS to real peers.
 
 It has what `real_robot/transports/ros2.py` uses and nothing else, with the signatures of rclpy 3.3 (Humble)
-cut to the parameters used (`test_ros2.py` holds the list, and compares rclpy's own with it where there is one).
+cut to those used (`test_ros2.py` holds the list, and compares rclpy's own with it where there is one).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _from_wire(kind: str, wire: Any) -> Any:
     )
 
 
-# rclpy -------------------------------------------------------------------------------------------------------
+# rclpy -------------------------------------------------------------------------------------------------
 
 CONFIG = DdsConfig(loopback_only=True)
 

@@ -52,7 +52,8 @@ NAMES = {
     "rclpy.context": ("Context",),
     "rclpy.signals": ("SignalHandlerOptions.NO",),
     "rclpy.qos": (
-        "QoSProfile", "ReliabilityPolicy.RELIABLE", "ReliabilityPolicy.BEST_EFFORT", "DurabilityPolicy.VOLATILE",
+        "QoSProfile", "ReliabilityPolicy.RELIABLE", "ReliabilityPolicy.BEST_EFFORT",
+        "DurabilityPolicy.VOLATILE",
         "HistoryPolicy.KEEP_LAST", "QoSCompatibility.ERROR",
     ),
 }  # fmt: skip
