@@ -150,7 +150,7 @@ def _yuv422(pairs: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
     chroma = pairs[..., 1 - luma].astype(np.float32) - 128
     u, v = np.repeat(chroma[:, ::2], 2, axis=1), np.repeat(chroma[:, 1::2], 2, axis=1)
     rgb = np.stack([y + 1.596 * v, y - 0.391 * u - 0.813 * v, y + 2.018 * u], axis=-1)
-    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(rgb).clip(0, 255), np.uint8)
 
 
 def image_file(message: Any) -> bytes:

@@ -82,7 +82,7 @@ def _ask_master(uri: str, method: str, *arguments: str) -> Any:
     """
     try:
         proxy = xmlrpc.client.ServerProxy(uri, transport=_Timed())
-        code, said, value = getattr(proxy, method)("/regrip_asks", *arguments)  # type: ignore[misc]
+        code, said, value = getattr(proxy, method)("/regrip_asks", *arguments)
     except (TimeoutError, OSError, xmlrpc.client.Error, ValueError, TypeError) as error:
         raise TransportError(
             f"no ROS master answers at {uri} ({error}): start roscore, or set ROS_MASTER_URI"
@@ -251,10 +251,12 @@ def _check_types(
     Raises:
         TransportError: somebody does.
     """
-    for ours in (*subscriptions, *publications):
-        theirs = types.get(ours.topic, "*")
-        if theirs not in ("*", ours.kind):
+    ours = {found.topic: found.kind for found in subscriptions}
+    ours |= {found.topic: found.kind for found in publications}
+    for topic, kind in ours.items():
+        theirs = types.get(topic, "*")
+        if theirs not in ("*", kind):
             raise TransportError(
-                f"{ours.topic} carries {theirs}, and the node takes it for {ours.kind}: "
+                f"{topic} carries {theirs}, and the node takes it for {kind}: "
                 "change its type or its name in topics"
             )

@@ -161,11 +161,15 @@ class Player:
         return f"{self.core.state}: {self.core.reason or self.core._policy_fault}"
 
     def enable(self) -> bool:
-        self.wait(self.bench.say("enable", True))
-        return self.wait(lambda: self.core.state == "active")
+        """Press until it is; what the robot says first may not have come yet."""
+        for _ in range(10):
+            self.wait(self.bench.say("enable", True))
+            if self.wait(lambda: self.core.state == "active", 1.0):
+                return True
+        return False
 
     def stops(self, name: str, words: str, undo: Callable[[], object] | None) -> None:
-        """The arm must come to rest for a reason with (any of) these words; undone, it must go on by itself."""
+        """The arm must rest for a reason with (one of) these words; undone, it must go on by itself."""
         found = self.wait(lambda: any(word in self.why() for word in words.split("|")))
         said = self.why()
         still = self.rests()

@@ -178,8 +178,8 @@ def test_a_command_as_a_trajectory(ros):
     rows = np.arange(16.0).reshape(2, 8)
     try:
         assert wait(lambda: subscriber.get_num_connections())
-        there.send(Command((*ARM, GRIPPER), rows, 100.0))
-        assert wait(lambda: heard)
+        # The publisher's side of a connection may come later: what is sent before is lost.
+        assert wait(lambda: there.send(Command((*ARM, GRIPPER), rows, 100.0)) or heard)
         assert heard[0].joint_names == [*ARM, GRIPPER]
         assert heard[0].header.stamp.to_nsec() == 0
         assert [point.time_from_start.to_nsec() for point in heard[0].points] == [10_000_000, 20_000_000]
