@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium genesis referees ros1 clean
+.PHONY: help demo test check install install-dev metaworld maniskill robosuite libero gymnasium genesis referees ros1 dds-peer clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
@@ -15,6 +15,7 @@ help:
 	@echo "make genesis  an interpreter with Genesis and regrip: .venv-genesis (8 GB)"
 	@echo "make referees  an interpreter with lerobot and others that check what our converters write: .venv-referees"
 	@echo "make ros1     Debian's rospy and rosmaster, for \`regrip node --transport ros1\` and its tests (25 MB)"
+	@echo "make dds-peer  Debian's Fast DDS, for the tests of \`regrip node --transport dds\` against it (41 MB)"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
 demo: install
@@ -86,6 +87,9 @@ referees: install-dev .venv-referees/.installed
 
 ros1:
 	scripts/install-ros1
+
+dds-peer:
+	scripts/install-dds-peer
 
 clean:
 	rm -rf .venv .venv-*/ build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,8 +10,11 @@ that hands rosbags' bytes through takes its place.
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
+import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +32,7 @@ GID_BYTES = dict.fromkeys(("foxy", "galactic", "humble"), 24) | dict.fromkeys(
 )
 _GRAPH = "rmw_dds_common/ParticipantEntitiesInfo"
 _environment = threading.Lock()
+_FLAGS_OF_INTERFACE, _MULTICASTS = 0x8913, 0x1000  # SIOCGIFFLAGS, IFF_MULTICAST
 _LONGEST_WAIT_S = 0.01  # in `publish`, for readers that do not keep up
 
 # Pictures go in 64 kB datagrams and wait in a large buffer: with Cyclone's own settings, 720p loses frames.
@@ -36,9 +40,10 @@ _PROFILE = """<CycloneDDS><Domain Id="any"><General>{general}<MaxMessageSize>655
 <FragmentSize>64000B</FragmentSize></General>{discovery}
 <Internal><SocketReceiveBufferSize min="default" max="8MB"/>
 <Watermarks><WhcHigh>8MB</WhcHigh></Watermarks></Internal></Domain></CycloneDDS>"""
-# lo does not multicast unless told to: processes are looked for at their well-known ports.
-_LOOPBACK = """<Interfaces><NetworkInterface name="lo" multicast="false"/></Interfaces>
-<AllowMulticast>false</AllowMulticast>"""
+# lo multicasts only if told to (`ip link set lo multicast on`). Otherwise processes are looked for at their
+# usual ports, which finds Cyclone; Fast DDS was not found so.
+_LOOPBACK = """<Interfaces><NetworkInterface name="lo" multicast="{multicast}"/></Interfaces>
+<AllowMulticast>{multicast}</AllowMulticast>"""
 _PEERS = """<Discovery><ParticipantIndex>auto</ParticipantIndex>
 <MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers></Discovery>"""
@@ -52,7 +57,7 @@ class DdsConfig:
         domain: ROS_DOMAIN_ID.
         distro: of the ROS 2 on the other side, for instance ``humble``. Without it the node is not named in
             ROS 2's graph (its topics are), for the form of that name changed between distros.
-        loopback_only: speak to this machine alone.
+        loopback_only: speak to this machine alone. ROS 2 over Fast DDS is found so only where lo multicasts.
 
     Raises:
         ValueError: a domain that DDS has no ports for, or a distro that is not known.
@@ -87,9 +92,16 @@ class DdsConfig:
 
     def profile(self) -> str:
         """Cyclone's configuration (what CYCLONEDDS_URI says already overrides it)."""
-        general = _LOOPBACK if self.loopback_only else ""
+        general = _LOOPBACK.format(multicast=_lo_multicasts()) if self.loopback_only else ""
         ours = _PROFILE.format(general=general, discovery=_PEERS if self.loopback_only else "")
         return ",".join(part for part in (ours, os.environ.get("CYCLONEDDS_URI", "")) if part)
+
+
+def _lo_multicasts() -> str:
+    asked = struct.pack("16sh14x", b"lo", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(any_socket, _FLAGS_OF_INTERFACE, asked), 16)
+    return "true" if flags & _MULTICASTS else "false"
 
 
 def topic_name(ros: str) -> str:
@@ -417,7 +429,10 @@ class Participant:
         self._readers, self._writers, self._discovered = [], [], []
         self._topics.clear()
         self._publisher = self._subscriber = None
-        self._participant = None
+        # Whoever still holds a reader or writer would keep it all alive.
+        participant, self._participant = self._participant, None
+        if participant is not None:
+            participant._delete(participant._ref)
 
 
 def _participant(cyclone: SimpleNamespace, config: DdsConfig) -> Any:

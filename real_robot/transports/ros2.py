@@ -2,8 +2,9 @@
 
 What is tested: this module's code runs the whole safety scenario over a stand-in for rclpy that has rclpy's
 signatures and its strictness about field types, and carries real messages over DDS to a robot in another
-process. rclpy itself is on no package index; where ``import rclpy`` works, the same scenario runs over it. Until
-that has been done with your distro, take this adapter for untried on it, and play the scenario first.
+process. rclpy itself is on no package index, and this code has not run over it; where ``import rclpy`` works,
+the tests play the same scenario over it. Until that has been done with your distro, take this adapter for
+untried on it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import pytest
 from scenario import Bench
@@ -50,11 +51,12 @@ def loopback_namespace() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def process(
+    *command: str, stdin: IO[str] | None = None, stdout: IO[str] | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     """A child that is ended when the block is left, however."""
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    child = subprocess.Popen(command, stdin=stdin, stdout=stdout, text=True, env=environment)
     try:
         yield child
     finally:
@@ -64,8 +66,6 @@ def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
 
 
 def sim_robot(*options: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:

@@ -229,19 +229,22 @@ def test_a_reader_that_does_not_read_does_not_stop_the_control_loop(node):
     assert longest < 0.5
 
 
-def test_vga_at_30_hz_without_loss(node):
+@pytest.mark.parametrize(
+    ("height", "width"), [(480, 640), pytest.param(720, 1280, marks=pytest.mark.slow)], ids=["vga", "720p"]
+)
+def test_pictures_at_30_hz_without_loss(node, height, width):
     numbers, wrong = [], []
 
     def take(message):
         picture = ros_messages.pixels(message)
         number = int(message.header.frame_id)
         numbers.append(number)
-        if picture.shape != (480, 640, 3) or (picture[0, 0] != number % 251).any():
+        if picture.shape != (height, width, 3) or (picture[0, 0] != number % 251).any():
             wrong.append(number)
 
     node.listen("/image", "sensor_msgs/Image", Qos(reliable=False, depth=5), take)
     node.start()
-    with peer("images", "/image", "480", "640", "30"):
+    with peer("images", "/image", str(height), str(width), "30"):
         assert until(lambda: len(numbers) >= 60)
     settled = numbers[5:]  # for a moment, the peer knows of us and we do not know of it
     assert settled == list(range(settled[0], settled[0] + len(settled)))
