@@ -14,7 +14,9 @@ from ..rewards.monitors import Monitor
 from ..rewards.presets import preset_of
 from ..rewards.self_referential import SelfReferentialConfig
 from ..vla import grpo, mpo, ppo
+from ..vla.imitation import ImitationConfig
 from ..vla.pi0 import Pi0Policy
+from ..vla.policy import DecisionBatch
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.seeing import SeeingConfig
 from .environments import EnvConfig
@@ -36,6 +38,7 @@ class TrainConfig:
             states) or ``grpo`` (groups that share a start state).
         grpo: settings of GRPO.
         mpo: settings of MPO.
+        imitation: of what a person drove in the recorded episodes that succeeded, before MPO in each iteration.
         ppo: settings of PPO.
         reward: by name; `regrip rewards list` shows all.
         reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.
@@ -82,6 +85,7 @@ class TrainConfig:
     algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
     reward: str = "self_referential"
     reward_model: str = ""
@@ -165,6 +169,7 @@ class Run:
     monitor: Monitor = field(default_factory=Monitor)
     waiting: list[Rollouts] = field(default_factory=list)
     recorded: Rollouts | None = None
+    shown: DecisionBatch | None = None
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0

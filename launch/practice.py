@@ -26,7 +26,7 @@ from ..vla.seeing import see, with_execute
 from . import environments
 from .experiment import SIBLINGS, Run, TrainConfig
 from .progress import Progress
-from .recorded import load_recorded
+from .recorded import load_recorded, load_shown
 
 _PATIENCE = 3  # iterations that an episode waits for its reward
 
@@ -166,7 +166,9 @@ def gather(
 def from_data(config: TrainConfig, run: Run) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
     """What a node recorded, in the place of an iteration's episodes: the same ones every time."""
     if run.recorded is None:
-        run.recorded = load_recorded([Path(path) for path in config.data], run.policy)
+        paths = [Path(path) for path in config.data]
+        run.recorded = load_recorded(paths, run.policy)
+        run.shown = load_shown(paths, run.policy) if config.imitation.steps else None
         run.episodes += len(run.recorded)
     rollouts = run.recorded
     row = {"train/successes": float(rollouts.success.sum()), "train/episodes": float(len(rollouts))}

@@ -1,4 +1,12 @@
-"""What a node recorded, as rollouts to learn from: `regrip train --data SET`."""
+"""What a node recorded, to learn from: `regrip train --data SET`.
+
+The policy's own part of an episode becomes a rollout for MPO, a person's part of a success becomes frames to
+imitate. MPO's critic learns what an action is worth *if the policy goes on from there*. So of an episode that a
+person drove in part only what came after they last handed back is a rollout, as an episode that began there: it
+is the policy's alone to its end, and its outcome too. What the policy did before is left out: how that would
+have ended nobody knows, and the outcome is the person's merit. What the person did is never a decision: the
+policy has no latent with which it would have done it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +24,8 @@ from ..datasets.ledger import DataError
 from ..datasets.recording import Recording
 from ..datasets.starts import StartState
 from ..vla.pi0 import Pi0Policy
+from ..vla.policy import DecisionBatch
+from .base import join
 from .node_policy import LATENT
 
 _PREFIX_ROWS = 128
@@ -24,8 +34,7 @@ _PREFIX_ROWS = 128
 def load_recorded(paths: Sequence[Path], policy: Pi0Policy) -> Rollouts:
     """Episodes of a node, with what the VLM makes of their pictures worked out again.
 
-    Left out are episodes that nobody called a success or a failure, and those that a person drove in part:
-    what they did, the policy could not have done.
+    Left out are episodes that nobody called a success or a failure, and those that a person drove to their end.
 
     Args:
         paths: sets (or views of sets) that `real_robot.recorder` wrote while the policy explored.
@@ -50,7 +59,7 @@ def load_recorded(paths: Sequence[Path], policy: Pi0Policy) -> Rollouts:
             )
         for index in range(len(source)):
             recording = source[index]
-            why = _unfit(recording)
+            why = _unfit(recording, policy.execute)
             if why:
                 left_out[why] = left_out.get(why, 0) + 1
                 continue
@@ -64,15 +73,25 @@ def load_recorded(paths: Sequence[Path], policy: Pi0Policy) -> Rollouts:
     return concatenate(parts)
 
 
-def _unfit(recording: Recording) -> str:
+def _unfit(recording: Recording, depth: int) -> str:
     if recording.success is None:
         return "without an outcome"
     if "decision.chunk" not in recording.streams or "action" not in recording.streams:
         return "without a decision"
-    driven = recording.streams.get("command.intervention")
-    if driven is not None and np.asarray(driven.rows).any():
-        return "that a person drove in part"
+    alone = np.asarray(recording.streams["action"].time) > _last_driven(recording)
+    if not alone.any():
+        return "that a person drove to the end"
+    if not (_owners(recording, depth)[alone] >= 0).any():
+        return "whose actions were merged from several decisions"
     return ""
+
+
+def _last_driven(recording: Recording) -> float:
+    """When somebody else than the policy last drove; minus infinity if nobody did."""
+    driven = recording.streams.get("command.intervention")
+    if driven is None or not np.asarray(driven.rows).any():
+        return -np.inf
+    return float(np.asarray(driven.time)[np.asarray(driven.rows, bool)].max())
 
 
 def _rollout(recording: Recording, policy: Pi0Policy, index: int, robot: str) -> Rollouts:
@@ -82,14 +101,15 @@ def _rollout(recording: Recording, policy: Pi0Policy, index: int, robot: str) ->
     done = np.asarray(streams["action.step"].rows)
     actions = np.asarray(streams["action"].rows, np.float32)
     moments = streams["observation.state"].time
-    depth = policy.execute
+    owner = _owners(recording, policy.execute)
+    owner[np.asarray(streams["action"].time) <= _last_driven(recording)] = -1
     # A decision of which nothing was executed (an answer that came too late) taught nobody anything.
-    used = [d for d in range(len(decided)) if _executed(decided, done, d, depth).any()]
-    count = len(used)
+    used = [d for d in range(len(decided)) if (owner == d).any()]
+    count, depth = len(used), policy.execute
     action = np.zeros((1, count, depth, policy.spec.action_dim), np.float32)
     valid = np.zeros((1, count, depth), bool)
     for row, d in enumerate(used):
-        mine = _executed(decided, done, d, depth)
+        mine = owner == d
         rows = done[mine] - decided[d]
         action[0, row, rows], valid[0, row, rows] = actions[mine], True
     reward = np.zeros(valid.shape, np.float32)
@@ -123,10 +143,72 @@ def _rollout(recording: Recording, policy: Pi0Policy, index: int, robot: str) ->
     )
 
 
-def _executed(decided: NDArray[Any], done: NDArray[Any], d: int, depth: int) -> NDArray[np.bool_]:
-    """Which executed actions were of decision `d`: from its step to the next one's."""
-    after = decided[d + 1] if d + 1 < len(decided) else np.iinfo(np.int64).max
-    return np.asarray((done >= decided[d]) & (done < min(after, decided[d] + depth)))
+def load_shown(paths: Sequence[Path], policy: Pi0Policy) -> DecisionBatch | None:
+    """What a person did in episodes that succeeded, frame by frame, to be imitated; None if there is none.
+
+    Each frame comes with the person's actions from there on, in the policy's terms (`Tick.shown`), for as long
+    as they drove without a break.
+    """
+    parts = []
+    for path in paths:
+        source = open_source(Path(path))
+        for index in range(len(source)):
+            recording = source[index]
+            shown = recording.streams.get("person.action")
+            if recording.success and shown is not None and len(shown.time):
+                parts.append(_frames(recording, policy))
+        source.close()
+    return join(parts) if parts else None
+
+
+def _frames(recording: Recording, policy: Pi0Policy) -> DecisionBatch:
+    streams = recording.streams
+    moments = np.asarray(streams["person.action"].time)
+    done = np.asarray(streams["person.action"].rows, np.float32)
+    count, depth = len(moments), policy.chunk_size
+    action = np.zeros((count, depth, policy.spec.action_dim), np.float32)
+    valid = np.zeros((count, depth), bool)
+    # A frame and the next belong together if they are one control step apart.
+    unbroken = np.append(np.diff(moments) < 1.5 / policy.spec.control_rate_hz, False)
+    for offset in range(depth):
+        rows = np.arange(count - offset)
+        action[rows, offset] = done[rows + offset]
+        valid[rows, offset] = valid[rows, offset - 1] & unbroken[rows + offset - 1] if offset else True
+    pixels = np.stack(
+        [_frames_at(streams[f"observation.images.{name}"], moments) for name in policy.cameras], axis=1
+    )
+    return DecisionBatch(
+        pixels=torch.from_numpy(pixels),
+        state=torch.from_numpy(np.asarray(streams["person.state"].rows, np.float32)),
+        instruction=[recording.task] * count,
+        action=torch.from_numpy(action),
+        valid=torch.from_numpy(valid),
+        log_prob=torch.zeros(count, depth),
+        latent={},
+        episode=torch.arange(count),
+        decision=torch.zeros(count, dtype=torch.long),
+        privileged=torch.zeros(count, 1),
+    )
+
+
+def _owners(recording: Recording, depth: int) -> NDArray[np.int64]:
+    """(T,) the decision that each executed action was of; -1 for none of them.
+
+    The newest that had this very action at this step among its first `depth`. Step counts alone do not tell: while
+    an answer is awaited the arm goes on with the last one. What was merged or averaged is of no decision.
+    """
+    streams = recording.streams
+    decided, asked = np.asarray(streams["decision.step"].rows), streams["decision.step"].time
+    chunks = np.asarray(streams["decision.chunk"].rows)
+    done, when = np.asarray(streams["action.step"].rows), streams["action"].time
+    owner = np.full(len(done), -1)
+    for k, action in enumerate(np.asarray(streams["action"].rows)):
+        row = done[k] - decided
+        for d in np.flatnonzero((row >= 0) & (row < depth) & (asked <= when[k] + 1e-9))[::-1]:
+            if np.array_equal(chunks[d, row[d]], action):
+                owner[k] = d
+                break
+    return owner
 
 
 def _frames_at(track: Any, moments: NDArray[np.float64]) -> NDArray[np.uint8]:

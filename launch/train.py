@@ -20,6 +20,7 @@ from ..rewards.asynchronous import Asynchronous
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.presets import Materials, build
 from ..vla import grpo, mpo, ppo
+from ..vla.imitation import imitate
 from ..vla.pi0 import Pi0Policy
 from ..vla.policy_files import save_policy
 from ..vla.sampler import StartSampler
@@ -91,7 +92,10 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
     if config.algorithm == "ppo":
         return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
     if run.learner is not None:
-        return mpo.update(run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key)
+        shown = {} if run.shown is None else imitate(run.policy, run.shown, config.imitation, key)
+        return shown | mpo.update(
+            run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key
+        )
     returns = reward.value.sum((1, 2))
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
 

@@ -35,6 +35,8 @@ _GRIPPER_MARGIN = 0.1
 # The policy's action (A,) and the measured arm joints (N,) -> where the arm's joints should be (N,), and the
 # gripper's position in its own units (None for an arm without one).
 ToJoints = Callable[[NDArray[np.float32], Vector], tuple[Vector, float | None]]
+# The other way round: joints that a person asks for (N,), measured (N,) and the gripper -> the action (A,).
+ToAction = Callable[[Vector, Vector, float | None], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Core:
         state_of: joint positions by name to the policy's state.
         tool: arm joints to tool position, for the workspace.
         task: the instruction, until `on_task`.
+        to_action: the inverse of `to_joints`; what a person does is then recorded as actions, too.
     """
 
     def __init__(
@@ -134,8 +137,10 @@ class Core:
         state_of: StateOf,
         tool: Callable[[Vector], Vector] | None = None,
         task: str = "",
+        to_action: ToAction | None = None,
     ) -> None:
         self.config, self.spec, self.to_joints, self.task = config, spec, to_joints, task
+        self.to_action = to_action
         self.state: State = "unconfigured"
         self.reason = "not configured"
         self.rate_hz = spec.control_rate_hz
@@ -259,6 +264,10 @@ class Core:
             if self.state == "inactive":
                 self._look(now)
             self._human = self._human_offset = None
+            if self.state == "inactive":  # an episode of the person's alone
+                self.episode += 1
+                self.outcome = None
+                self.schedule.reset()
             self._drop_plans()
             self._become("human", "a person drives", now)
         elif self.state == "human":
@@ -494,7 +503,18 @@ class Core:
         grip = None
         if self.config.gripper is not None and self.config.gripper.name in place:
             grip = float(leader.position[place[self.config.gripper.name]])
-        return self._command(now, limited, grip, None, None, intervention=True)
+        tick = self._command(now, limited, grip, None, None, intervention=True)
+        return self._shown(tick, wanted + self._human_offset, self._arm(self.gate.measured))
+
+    def _shown(self, tick: Tick, wanted: Vector, measured: Vector) -> Tick:
+        """What a person did, in the policy's terms."""
+        state = self.gate.state
+        if self.to_action is None or state is None:
+            return tick
+        action = self.to_action(wanted, measured, self._gripper_at)
+        if not (np.isfinite(action).all() and np.isfinite(state).all()):
+            return tick
+        return replace(tick, shown=action, shown_state=state)
 
     def _hold(self, now: float, why: str) -> Tick:
         if self.state != "hold":

@@ -238,6 +238,14 @@ class Gate:
         return self._rows[-1][2] if self._rows else None
 
     @property
+    def state(self) -> NDArray[np.float32] | None:
+        """(S,) the policy's state by the newest joints; None before there are any."""
+        at = self.measured
+        if at is None:
+            return None
+        return np.asarray(self.state_of(dict(zip(self._names, at.tolist(), strict=True))), np.float32)
+
+    @property
     def measured_at(self) -> float | None:
         """Node time at which they were received."""
         return self._rows[-1][1] if self._rows else None

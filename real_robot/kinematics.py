@@ -106,6 +106,13 @@ class Arm:
         """Tool position (3,) in metres, base frame."""
         return self.pose(joints)[0]
 
+    def between(self, joints: Vector, target: Vector) -> Vector:
+        """(6,) the translation (m) and rotation vector (rad), base frame, by which the tool moves."""
+        where, turned = self.pose(joints)
+        goal, goal_turned = self.pose(target)
+        turn = self._mink.SO3(wxyz=goal_turned) @ self._mink.SO3(wxyz=turned).inverse()
+        return np.concatenate([goal - where, turn.log()])
+
     def ee_delta(self, delta: Vector, joints: Vector, box: tuple[Vector, Vector] | None = None) -> Vector:
         """Joints (N,) at which the tool has moved by a translation and a rotation vector from where it is.
 
@@ -187,6 +194,20 @@ class ToJoints:
             return action[: self._size].astype(np.float64), gripper
         assert self._arm is not None, "checked at construction"
         return self._arm.ee_delta(action[:6].astype(np.float64), measured, self._box), gripper
+
+    def inverse(self, target: Vector, measured: Vector, gripper: float | None) -> NDArray[np.float32]:
+        """The action (A,) by which the policy would have asked for this target, within the contract's limits.
+
+        NaN stands for a gripper that nobody has said anything about.
+        """
+        if self._spec.control_mode == "joint_position":
+            motion = target
+        else:
+            assert self._arm is not None, "checked at construction"
+            motion = self._arm.between(measured, target)
+        if self._spec.action_dim > self._size:
+            motion = np.append(motion, np.nan if gripper is None else gripper)
+        return np.clip(motion, self._spec.action_low, self._spec.action_high).astype(np.float32)
 
 
 class StateOf:

@@ -158,6 +158,9 @@ class Tick:
         step: index of the control step in the episode.
         task: the instruction.
         outcome: what a person said of the episode; None until they do.
+        shown: float32 (A,) while a person drives, the action with which the policy would have asked for the
+            same; None if that cannot be said.
+        shown_state: float32 (S,) the policy's state then.
     """
 
     now: float
@@ -172,6 +175,8 @@ class Tick:
     step: int = 0
     task: str = ""
     outcome: bool | None = None
+    shown: NDArray[np.float32] | None = None
+    shown_state: NDArray[np.float32] | None = None
 
 
 class Policy(Protocol):

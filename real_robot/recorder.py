@@ -79,6 +79,8 @@ def contents_of_node(
         StreamSpec("command.intervention", "vector", "bool", ()),
         StreamSpec("command.clamped", "text", "str", ()),
         StreamSpec("node.state", "text", "str", ()),
+        StreamSpec("person.action", "vector", "float32", (len(action),), action, units, rate),
+        StreamSpec("person.state", "vector", "float32", (len(state),), state),
     ]
     made += [StreamSpec(f"decision.latent.{k}", "vector", d, s) for k, (d, s) in latent.items()]
     return Contents({one.key: one for one in made}, rate, spec.name, spec=spec)
@@ -184,6 +186,9 @@ class Recorder:
             self._add("action", tick.action, tick.now)
             self._add("action.step", np.int64(tick.step - 1), tick.now)
             self._acted = True
+        if tick.shown is not None and tick.shown_state is not None:
+            self._add("person.action", tick.shown, tick.now)
+            self._add("person.state", tick.shown_state, tick.now)
         if tick.sent is not None and len(tick.sent) == self._contents.streams["command"].shape[0]:
             self._add("command", tick.sent, tick.now)
             self._add("command.intervention", np.bool_(tick.intervention), tick.now)

@@ -109,10 +109,13 @@ def act(
     prefix = prefix[: policy.chunk_size]
     frozen = min(frozen, len(prefix))
     if not len(prefix):
-        return policy.act(observation, None).action[0]
+        greedy: NDArray[np.float32] = policy.act(observation, None).action[0]
+        return greedy
     shape = (1, policy.chunk_size, int(policy.config.max_action_dim))
     device = policy.device
-    mean, std = policy.action_mean.to(device), policy.action_std.to(device)  # type: ignore[operator, union-attr]
+    mean, std = (
+        torch.as_tensor(policy.get_buffer(name), device=device) for name in ("action_mean", "action_std")
+    )
     old, weight = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
     old[0, : len(prefix), :dims] = (torch.from_numpy(prefix).to(device) - mean) / std
     mask = soft_mask(policy.chunk_size, len(prefix), frozen)
@@ -123,6 +126,6 @@ def act(
         state = policy.normal_state(torch.from_numpy(observation.state))
     velocity = policy.velocity(state, seen)
     x = guided(velocity, torch.zeros(shape, device=device), policy.settings.denoise_steps, old, weight)
-    actions = policy.physical(x)[0]
+    actions: NDArray[np.float32] = policy.physical(x)[0]
     actions[:frozen] = prefix[:frozen]
     return actions

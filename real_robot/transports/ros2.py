@@ -96,12 +96,12 @@ class RclpyNode:
         found = []
         for topic, kind, ours in self._listening:
             theirs = self._node.get_publishers_info_by_topic(topic)
-            found += self._mismatch(topic, kind, theirs, lambda their, ours=ours: (their, ours), "published")
+            pairs = [(one.qos_profile, ours) for one in theirs]
+            found += self._mismatch(topic, kind, theirs, pairs, "published")
         for topic, kind, ours in self._publishing:
             theirs = self._node.get_subscriptions_info_by_topic(topic)
-            found += self._mismatch(
-                topic, kind, theirs, lambda their, ours=ours: (ours, their), "subscribed to"
-            )
+            pairs = [(ours, one.qos_profile) for one in theirs]
+            found += self._mismatch(topic, kind, theirs, pairs, "subscribed to")
         return found
 
     def _mismatch(
@@ -109,7 +109,7 @@ class RclpyNode:
         topic: str,
         kind: str,
         theirs: Collection[Any],
-        pair: Callable[[Any], tuple[Any, Any]],
+        pairs: Collection[tuple[Any, Any]],
         done: str,
     ) -> list[str]:
         package, name = kind.split("/")
@@ -117,8 +117,8 @@ class RclpyNode:
         if others:
             return [f"{topic} is {done} as {', '.join(sorted(others))}, and the node has it as {kind}"]
         found = []
-        for one in theirs:
-            fits, why = self._qos.qos_check_compatible(*pair(one.qos_profile))
+        for published, subscribed in pairs:
+            fits, why = self._qos.qos_check_compatible(published, subscribed)
             if fits != self._qos.QoSCompatibility.ERROR:
                 return []
             found.append(f"{topic} is {done} with another quality of service than the node's: {why}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...datasets.spec import RobotSpec
 from ...datasets.starts import StartState
 from .env import CAMERAS, TabletopEnv
+from .experts import Expert
 from .scenes import CONTROL_RATE_HZ, SUBSTEPS
 
 Array = NDArray[np.float64]
@@ -135,6 +136,10 @@ class TabletopRobot:
         data = self._env.world.data
         velocity = np.append(data.qvel[:7], data.qvel[7] + data.qvel[8])
         return (*ARM, GRIPPER), self._measured(), velocity
+
+    def expert(self) -> Expert:
+        """A scripted expert for the present task, from the present state on: the person beside the arm."""
+        return self._env.expert()
 
     def frame(self, camera: str) -> NDArray[np.uint8]:
         """(H,W,3) RGB, now."""
