@@ -257,9 +257,10 @@ class Core:
         if on:
             if self.state == "human":
                 return
-            if self.state in ("unconfigured", "estop"):
+            blind = self.gate.joints_fault(now) if self.state == "inactive" else ""
+            if self.state in ("unconfigured", "estop") or blind:
                 self._count("takeover refused")
-                self._event(now, "takeover refused", self.reason)
+                self._event(now, "takeover refused", blind or self.reason)
                 return
             if self.state == "inactive":
                 self._look(now)
@@ -644,11 +645,9 @@ class Core:
             why it may not, in words: the arm is not where it was left, and nobody has looked since.
         """
         at = self.limiter.position
-        if at is None:
-            self.limiter.begin(measured)
-            self._sent_at = None
-        elif self.limiter.at_rest and np.abs(measured - at).max() > _SAG:
-            apart = np.abs(measured - at)
+        assert at is not None, "begun when it was enabled, or taken over"
+        apart = np.abs(measured - at)
+        if self.limiter.at_rest and apart.max() > _SAG:
             worst = int(np.argmax(apart))
             return (
                 f"{self.config.joints[worst].name} is {apart[worst]:.2f} from where it was left: moved by "

@@ -376,6 +376,19 @@ def test_hand_back_without_enable_leaves_it_inactive() -> None:
     rests(rig, "inactive", "not enabled")
 
 
+def test_nobody_takes_over_an_arm_whose_joints_are_not_known() -> None:
+    """Found by a fuzzed core: it would have begun at whatever was measured first, later."""
+    rig = Rig()
+    rig.core.configure()
+    rig.tick()
+    rig.joints = None
+    rig.tick(10)
+    rig.core.on_takeover(True, rig.now)
+    assert rig.tick().state == "inactive"
+    assert rig.core.events[-1].what == "takeover refused"
+    assert "old" in rig.core.events[-1].why
+
+
 @pytest.mark.parametrize("rows", [6, 7, 12, 25])
 def test_ticks_that_come_late(rows: int) -> None:
     """The arm is on its way to rest by itself; what comes next goes on from there."""
