@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from regrip.datasets.store_writer import StoreWriter
 
 from regrip.datasets.formats import WriteOptions, open_source
 from regrip.datasets.frames import encode_png
 from regrip.datasets.ledger import DataError
 from regrip.datasets.spec import RobotSpec
+from regrip.datasets.store.writer import StoreWriter
 from regrip.launch.policies import open_policy
 from regrip.launch.recorded import load_recorded, load_shown
 from regrip.real_robot.recorder import contents_of_node
