@@ -28,7 +28,8 @@ from regrip.launch import environments
 from regrip.launch.config import from_dict
 from regrip.launch.environments import EnvConfig
 from regrip.launch.evaluate import eval_starts, evaluate
-from regrip.launch.node_sim import Driven, GreedyPolicy, SimTransport, drive
+from regrip.launch.node_policy import NodePolicy
+from regrip.launch.node_sim import Driven, SimTransport, drive
 from regrip.launch.policies import open_policy
 from regrip.launch.robot_config import RobotConfig, load_robot, make_core, open_arm
 from regrip.real_robot.messages import Command, Request, Tick
@@ -71,7 +72,7 @@ def through_node(
     arm, world = open_arm(robot), TabletopRobot("demo")
     return drive(
         lambda task: make_core(robot, policy.spec, arm, task),
-        Canned() if canned else GreedyPolicy(policy),
+        Canned() if canned else NodePolicy(policy),
         world,
         starts,
         latency_s=latency_s,
@@ -188,7 +189,7 @@ def soak(minutes: float, seed: int) -> None:
         watch.forget()
         transport = Tampered(world, generator)
         core = make_core(robot, policy.spec, arm, world.instruction)
-        node = Node(core, transport, GreedyPolicy(policy), in_loop=True, watchers=(watch,))
+        node = Node(core, transport, NodePolicy(policy), in_loop=True, watchers=(watch,))
         node.connect()
         core.configure()
         start = world.time
