@@ -458,7 +458,7 @@ class _Bell:
     """Wakes the policy's thread through a socket, as asyncio wakes its loop.
 
     A condition would be simpler, but whoever notifies one holds the interpreter's lock meanwhile, and the
-    thread that wakes can only wait for it; on a busy computer that costs a turn of the scheduler, milliseconds.
+    thread that wakes can only wait for it: on a busy computer, for a turn of the scheduler.
     """
 
     def __init__(self) -> None:

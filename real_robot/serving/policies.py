@@ -95,7 +95,7 @@ class RandomPolicy:
             generator = counter_generator(*noise_key(ask, run, self._seed))
             shape = (self.schema.horizon, self.schema.spec.action_dim)
             drawn = generator.uniform(-1.0, 1.0, shape).astype(np.float32)
-            rows.append((self._middle + self._half * drawn).astype(np.float32))
+            rows.append(np.asarray(self._middle + self._half * drawn, np.float32))
         return rows
 
 

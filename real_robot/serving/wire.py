@@ -33,11 +33,12 @@ def pack(message: Any) -> bytes:
         WireError: it holds an object, void or complex array, or something that msgpack has no form for.
     """
     try:
-        return bytes(msgpack.packb(message, default=_pack_array))
+        packed: Any = msgpack.packb(message, default=_pack_array)
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, WireError):
             raise
         raise WireError(f"cannot be sent: {error}") from error
+    return bytes(packed)
 
 
 def unpack(data: bytes, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> Any:

@@ -56,14 +56,14 @@ class ZmqServer:
             raise TransportError(
                 "GR00T's dialect needs the package pyzmq: pip install 'regrip[serve]'"
             ) from error
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        address = f"tcp://{'*' if host == '0.0.0.0' else host}:{self.config.port or '*'}"
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)  # to many REQ clients it looks like the REP socket of each
         socket.setsockopt(zmq.MAXMSGSIZE, self.config.max_bytes)
         socket.setsockopt(zmq.LINGER, 500)
         try:
             try:
-                host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-                address = f"tcp://{'*' if host == '0.0.0.0' else host}:{self.config.port or '*'}"
                 socket.bind(address)
             except zmq.ZMQError as error:
                 raise TransportError(f"cannot listen on {address}: {error}") from error

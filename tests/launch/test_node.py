@@ -10,7 +10,8 @@ import pytest
 from regrip.datasets.starts import StartState
 from regrip.launch.config import ConfigError
 from regrip.launch.node import main
-from regrip.launch.node_sim import GreedyPolicy, SimTransport, drive
+from regrip.launch.node_policy import NodePolicy
+from regrip.launch.node_sim import SimTransport, drive
 from regrip.launch.policies import open_policy
 from regrip.launch.robot_config import away_from_home, load_robot, make_core, open_arm
 from regrip.real_robot.core import Core
@@ -24,8 +25,8 @@ STARTS = [StartState("demo/press_purple", "train", index, 0) for index in range(
 
 
 @pytest.fixture(scope="module")
-def policy() -> GreedyPolicy:
-    return GreedyPolicy(open_policy("demo")[0])
+def policy() -> NodePolicy:
+    return NodePolicy(open_policy("demo")[0])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_what_the_node_shows_the_policy_is_what_the_environment_shows_it(world: 
 
 @pytest.mark.parametrize("robot", ["tabletop", "panda_limits"])
 def test_the_policy_presses_a_button_through_the_node(
-    world: TabletopRobot, policy: GreedyPolicy, robot: str
+    world: TabletopRobot, policy: NodePolicy, robot: str
 ) -> None:
     described = load_robot(robot)
     arm = open_arm(described)
@@ -60,7 +61,7 @@ def test_the_policy_presses_a_button_through_the_node(
     assert "hold" not in driven.counters
 
 
-def test_in_shadow_the_arm_does_not_move(world: TabletopRobot, policy: GreedyPolicy) -> None:
+def test_in_shadow_the_arm_does_not_move(world: TabletopRobot, policy: NodePolicy) -> None:
     world.reset(STARTS[0])
     before = world.joints()[1].copy()
     core = new_core(world)
@@ -73,7 +74,7 @@ def test_in_shadow_the_arm_does_not_move(world: TabletopRobot, policy: GreedyPol
     np.testing.assert_allclose(world.joints()[1], before, atol=2e-3)  # it hangs by its own weight
 
 
-def test_a_slow_policy_is_waited_for_in_simulated_time(world: TabletopRobot, policy: GreedyPolicy) -> None:
+def test_a_slow_policy_is_waited_for_in_simulated_time(world: TabletopRobot, policy: NodePolicy) -> None:
     core = new_core(world)
     driven = drive(lambda task: core, policy, world, STARTS[:1], latency_s=0.1)
     assert set(np.round(core.schedule.latencies, 6)) == {0.1}
