@@ -96,29 +96,25 @@ class RclpyNode:
         found = []
         for topic, kind, ours in self._listening:
             theirs = self._node.get_publishers_info_by_topic(topic)
-            pairs = [(one.qos_profile, ours) for one in theirs]
+            pairs = [(their.qos_profile, ours) for their in theirs]
             found += self._mismatch(topic, kind, theirs, pairs, "published")
         for topic, kind, ours in self._publishing:
             theirs = self._node.get_subscriptions_info_by_topic(topic)
-            pairs = [(ours, one.qos_profile) for one in theirs]
+            pairs = [(ours, their.qos_profile) for their in theirs]
             found += self._mismatch(topic, kind, theirs, pairs, "subscribed to")
         return found
 
     def _mismatch(
-        self,
-        topic: str,
-        kind: str,
-        theirs: Collection[Any],
-        pairs: Collection[tuple[Any, Any]],
-        done: str,
+        self, topic: str, kind: str, theirs: Collection[Any], pairs: list[tuple[Any, Any]], done: str
     ) -> list[str]:
+        """Of a publisher's and a subscription's quality of service, each pair as they would meet."""
         package, name = kind.split("/")
         others = {one.topic_type for one in theirs} - {f"{package}/msg/{name}"}
         if others:
             return [f"{topic} is {done} as {', '.join(sorted(others))}, and the node has it as {kind}"]
         found = []
-        for published, subscribed in pairs:
-            fits, why = self._qos.qos_check_compatible(published, subscribed)
+        for publisher, subscription in pairs:
+            fits, why = self._qos.qos_check_compatible(publisher, subscription)
             if fits != self._qos.QoSCompatibility.ERROR:
                 return []
             found.append(f"{topic} is {done} with another quality of service than the node's: {why}")

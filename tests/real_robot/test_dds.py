@@ -378,11 +378,18 @@ def test_the_robot_is_killed_and_comes_again(lo, spec):
             assert player.enable()
             assert player.moves(), player.why()
             robot.send_signal(signal.SIGKILL)
-            assert player.wait(lambda: core.state == "hold" and "old" in core.reason)
+            assert player.wait(lambda: core.state == "hold" and " old" in core.reason), player.why()
+            # The robot's process is who presses the dead-man switch, too.
+            assert player.wait(lambda: core.state == "inactive" and "dead-man" in core.reason), player.why()
         with sim_robot(), bench(HERE) as found:
-            player.bench = found
+            player.bench, before = found, found.position
+            player.run(1.0)
+            assert core.state == "inactive"  # it does not go on by itself
+            assert np.abs(found.position - before).max() < 2e-3
             player.wait(found.tamper())
-            assert player.wait(lambda: core.state == "active"), core.reason
-            assert player.moves()
+            player.wait(found.order(do="reset", **START))
+            assert player.wait(lambda: not core.gate.fault(there.transport.now())), player.why()
+            assert player.enable()
+            assert player.moves(), player.why()
     finally:
         there.close()
