@@ -1,12 +1,14 @@
 """The human-in-the-loop protocol: how much a person helps with an episode, and the node driven through it.
 
-VLAC's grades (Zhai et al. 2025): *replay*, a demonstration is replayed on the robot; *return and explore*, arm
-and scene are brought back to a state from which the policy failed, and it explores from there; *guided
-explore*, the person takes over in the middle of an episode, brings it to a better place, and hands back. Beside
+VLAC's grades (Zhai et al. 2025): *replay*, a demonstration is replayed on the robot; *return and explore*,
+arm and scene are brought back to a state from which the policy failed, and it explores from there; *guided
+explore*, the person takes over in the middle of an episode, brings it to a better place, and hands back.
+Beside
 those there are *alone*, the policy explores by itself, and *show*, the person does the whole task: what is
 replayed later. Nobody helps with a task that works.
 
-Whatever is not the policy's goes through the core's `human` state, so through the limiter, and every step of it
+Whatever is not the policy's goes through the core's `human` state, so through the limiter, and every step
+of it
 is flagged. A plain object: no threads, no clock; it hears ticks and joints as a watcher of the node does, and
 speaks to the core's events.
 """
@@ -259,8 +261,8 @@ class Choice:
 class Retrace:
     """Brings the arm along a path, from wherever it is, as a leader would.
 
-    The core takes a leader's motion from where both were at first; what that leaves between them is seen in what
-    was sent first, and taken out, so that the arm goes where the path says.
+    The core takes a leader's motion from where both were at first; what that leaves between them is seen
+    in what was sent first, and taken out, so that the arm goes where the path says.
 
     Args:
         path: where to.
@@ -338,7 +340,8 @@ class _Running:
 class Collector:
     """Drives a node through the episodes that `Choice` plans: ``Node(watchers=(recorder, collector))``.
 
-    A person says how an episode ended, by the outcome key; one that takes too long is called a failure. They may
+    A person says how an episode ended, by the outcome key; one that takes too long is called a failure.
+    They may
     take over and hand back whenever they like, in any grade. In ``show`` and ``guided`` their leader is heard
     through the transport; a replay is sent by the collector itself.
 
@@ -347,8 +350,8 @@ class Collector:
         names: of the joints in commands (`Core.names`).
         arm: those of them that are the arm's, without grippers.
         rate_hz: control rate.
-        learn: called between episodes with how many have an outcome, after every `learn_every` of them. It may
-            train and swap the policy, and take its time: the arm is at rest.
+        learn: called between episodes with how many have an outcome, after every `learn_every` of them. It
+            may train and swap the policy, and take its time: the arm is at rest.
     """
 
     def __init__(
