@@ -93,7 +93,9 @@ def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSigna
         return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
     if run.learner is not None:
         shown = {} if run.shown is None else imitate(run.policy, run.shown, config.imitation, key)
-        return shown | mpo.update(run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key)
+        return shown | mpo.update(
+            run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key
+        )
     returns = reward.value.sum((1, 2))
     return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
 

@@ -30,7 +30,9 @@ def policy() -> Pi0Policy:
     return open_policy("demo")[0]
 
 
-def writer(path: Path, spec: RobotSpec, latent: dict[str, tuple[str, tuple[int, ...]]] = LATENT) -> StoreWriter:
+def writer(
+    path: Path, spec: RobotSpec, latent: dict[str, tuple[str, tuple[int, ...]]] = LATENT
+) -> StoreWriter:
     contents = contents_of_node(spec, SENT, SENT, 5, latent)
     return StoreWriter.record(path, contents, WriteOptions("copy"), source="by hand")
 
