@@ -25,7 +25,11 @@ from ..real_robot.recorder import Recorder, RecorderConfig, contents_of_node
 from ..real_robot.schedule import ScheduleConfig
 from ..sim.tabletop.scenes import HOME_JOINTS, PANDA
 from ..vla.pi0 import Pi0Policy
+from . import train
+from .config import load_config
+from .experiment import TrainConfig
 from .node_policy import NodePolicy
+from .run_directory import RunDirectory
 
 # Between two episodes the arm is put elsewhere; no arm moves there in one step, and the gate would say so.
 _PAUSE_TICKS = 30
@@ -243,3 +247,26 @@ def scenes_of(
         scenes.append(Scene(robot.instruction, place))
         found[place] = start
     return scenes, found
+
+
+def learner(
+    room: SimulatedRoom, data: Path, runs: Path, options: Sequence[str] = ("learning",)
+) -> Callable[[int], None]:
+    """For `Collector`: `regrip train --data` on all that was recorded so far, then the policy is swapped.
+
+    Args:
+        room: whose policy is swapped, while its arm rests.
+        data: the set that it records.
+        runs: run directories are written under this, named by the number of judged episodes.
+        options: of `regrip train`, beginning with the preset; it begins from the preset's policy each time.
+    """
+
+    def learn(judged: int) -> None:
+        out = runs / f"after-{judged:05d}"
+        status = train.main([*options, "--data", str(data), "--out", str(out)])
+        if status:
+            raise RuntimeError(f"regrip train ended with status {status}; go on with --resume {out}")
+        config = load_config(TrainConfig, RunDirectory(out).config)
+        room.policy.swap(train.open_as_practised(config, str(out))[0])
+
+    return learn

@@ -29,6 +29,15 @@ class NodePolicy:
         self.chunk_size: int = policy.chunk_size
         self.latent: Mapping[str, NDArray[np.generic]] = {}
 
+    def swap(self, policy: Pi0Policy) -> None:
+        """Answer by another policy from now on; between episodes, for it knows nothing of the present one.
+
+        Raises:
+            SpecMismatchError: it was made for another robot.
+        """
+        policy.spec.require_match(self._policy.spec, "the new policy", "the one it replaces")
+        self._policy = policy
+
     def answer(self, request: Request) -> NDArray[np.float32]:
         self.latent = {}
         if len(request.prefix):

@@ -79,7 +79,9 @@ def _unfit(recording: Recording, depth: int) -> str:
     if recording.success is None:
         return "without an outcome"
     if "decision.chunk" not in recording.streams or "action" not in recording.streams:
-        return "without a decision"
+        return (
+            "without a decision" if np.isneginf(_last_driven(recording)) else "that a person drove to the end"
+        )
     alone = np.asarray(recording.streams["action"].time) > _last_driven(recording)
     if not alone.any():
         return "that a person drove to the end"
