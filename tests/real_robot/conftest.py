@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))  # scenario.py and what it is played with
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,3 +32,12 @@ def _bring(package: str) -> None:
 
 
 _bring("openpi_client")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A busy machine must not fail a suite: what plays against the clock runs when it is asked for."""
+    if os.environ.get("REGRIP_REALTIME"):
+        return
+    for item in items:
+        if item.get_closest_marker("realtime"):
+            item.add_marker(pytest.mark.skip(reason="plays in real time: make realtime, on a quiet machine"))

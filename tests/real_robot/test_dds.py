@@ -229,6 +229,7 @@ def test_a_reader_that_does_not_read_does_not_stop_the_control_loop(node):
     assert longest < 0.5
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize(
     ("height", "width"), [(480, 640), pytest.param(720, 1280, marks=pytest.mark.slow)], ids=["vga", "720p"]
 )
@@ -343,7 +344,7 @@ def test_nobody_tells_the_simulated_time(lo, monkeypatch):
         there.connect(Listener())
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 @pytest.mark.parametrize("topics", [TOPICS, COMPRESSED], ids=["raw", "jpeg"])
 def test_scenario(lo, spec, topics):
     options = ["--compressed"] if topics is COMPRESSED else []
@@ -364,7 +365,7 @@ def test_scenario_in_simulated_time(lo, spec):
     assert not played.failed, str(played)
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_the_robot_is_killed_and_comes_again(lo, spec):
     core, policy = make_core(spec, age_s=0.6, skew_s=0.3), Waver()
     there = Node(core, transport(), policy)

@@ -190,7 +190,7 @@ def test_a_command_as_a_trajectory(ros):
         there.close()
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 @pytest.mark.parametrize("topics", [TOPICS, COMPRESSED], ids=["raw", "jpeg"])
 def test_scenario(ros, spec, topics):
     options = ["--compressed"] if topics is COMPRESSED else []
@@ -212,7 +212,7 @@ def test_scenario(ros, spec, topics):
     assert not played.failed, str(played)
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_the_robot_is_killed_and_comes_again(ros, spec):
     core, policy = make_core(spec, age_s=0.6, skew_s=0.3), Waver()
     node = Node(core, transport(), policy)

@@ -209,14 +209,14 @@ def scenario():
         return play(transport(), lambda: found, spec, age_s=0.6, skew_s=0.3, patience_s=30.0)
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_scenario_over_the_double(double):
     played = scenario()
     print(played)
     assert not played.failed, str(played)
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_scenario_over_rclpy(monkeypatch):
     """On the domain 0 of this machine's own network: ROS_LOCALHOST_ONLY=1 keeps it there."""
     pytest.importorskip("rclpy", reason="needs a sourced ROS 2")

@@ -120,7 +120,7 @@ def test_a_command_is_sent_now_or_never():
     assert "no connection" in there.faults.recent(there.now())
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_scenario(folder):
     port = free_port()
     with server(folder, port), running(robot_command("--compressed"), folder / "robot.log"):
@@ -132,7 +132,7 @@ def test_scenario(folder):
     assert not played.failed, str(played)
 
 
-@pytest.mark.slow
+@pytest.mark.realtime
 def test_the_server_is_killed_and_comes_again(folder):
     port, policy = free_port(), Waver()
     with running(robot_command("--compressed"), folder / "robot.log"):
