@@ -1,11 +1,12 @@
 # `make demo` and `make test` are all a newcomer needs; both install what they need into .venv first.
 
-.PHONY: help demo test realtime check install install-dev metaworld maniskill robosuite libero gymnasium genesis referees ros1 dds-peer clean
+.PHONY: help demo test realtime long check install install-dev metaworld maniskill robosuite libero gymnasium genesis referees ros1 dds-peer clean
 
 help:
 	@echo "make demo     post-train the shipped policy in simulation and write a report page"
 	@echo "make test     run the whole test suite"
 	@echo "make realtime the robot's tests that play against the clock, on a quiet machine"
+	@echo "make long     soaks, and learning on the simulated robot from end to end"
 	@echo "make check    format, lint, types, fast tests, the built wheel: before every commit"
 	@echo "make install  only make .venv"
 	@echo "make metaworld  an interpreter with Meta-World for the workers: .venv-metaworld"
@@ -27,6 +28,9 @@ test: install-dev referees
 
 realtime: install-dev referees
 	REGRIP_REALTIME=1 .venv/bin/python -m pytest -m realtime
+
+long: install-dev referees
+	REGRIP_LONG=1 .venv/bin/python -m pytest -m long
 
 check: install-dev
 	scripts/check

@@ -35,9 +35,12 @@ _bring("openpi_client")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A busy machine must not fail a suite: what plays against the clock runs when it is asked for."""
-    if os.environ.get("REGRIP_REALTIME"):
-        return
+    """A busy machine must not fail a suite, nor a soak hold one up: such tests run when they are asked for."""
+    asked = {
+        "realtime": ("REGRIP_REALTIME", "plays in real time: make realtime, on a quiet machine"),
+        "long": ("REGRIP_LONG", "takes many minutes: make long"),
+    }
     for item in items:
-        if item.get_closest_marker("realtime"):
-            item.add_marker(pytest.mark.skip(reason="plays in real time: make realtime, on a quiet machine"))
+        for mark, (variable, why) in asked.items():
+            if item.get_closest_marker(mark) and not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=why))

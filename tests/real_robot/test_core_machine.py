@@ -193,7 +193,7 @@ def test_any_interleaving_keeps_every_invariant(seed: int, ticks: int) -> None:
     Unruly(seed).run(ticks)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_a_million_ticks(part: int) -> None:
     """A quarter of a million each."""

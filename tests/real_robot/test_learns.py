@@ -1,4 +1,4 @@
-"""What a node recorded trains again: collect on the simulated robot, `regrip train --data`, drive it again."""
+"""What a node recorded trains again: collect on the simulated robot, `regrip train --data`, drive again."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_policy_is_swapped_between_episodes_for_one_that_learnt_from_them(tm
     assert len(rollouts) == sum(one.driven < one.steps for one in played)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_recorded_makes_the_policy_better_on_the_robot(tmp_path: Path) -> None:
     config = CollectConfig(show=6, help=0.6, max_s=MAX_S)
     options = [
