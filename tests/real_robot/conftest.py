@@ -35,7 +35,7 @@ _bring("openpi_client")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A busy machine must not fail a suite, nor a soak hold one up: such tests run when they are asked for."""
+    """A busy machine must not fail a suite, nor a soak hold one up: they run when asked for."""
     asked = {
         "realtime": ("REGRIP_REALTIME", "plays in real time: make realtime, on a quiet machine"),
         "long": ("REGRIP_LONG", "takes many minutes: make long"),
