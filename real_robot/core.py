@@ -545,7 +545,8 @@ class Core:
             self._count("starved")
             self._disable(f"stopped: {why}", now)
             return self._resting(now, self.reason)
-        self._count("starved", self._began)
+        if self._began:
+            self._count("starved")
         self._began, self._last_target = False, None
         if resting and (way != "hold" or not self.limiter.position_known):
             return Tick(now, self.state, why, request=request, step=self.schedule.step)
