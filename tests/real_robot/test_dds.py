@@ -355,7 +355,7 @@ def test_scenario(lo, spec, topics):
     assert not played.failed, str(played)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scenario_in_simulated_time(lo, spec):
     config = DdsConfig(3, "humble", loopback_only=True)
     with sim_robot("--domain", "3", "--distro", "humble", "--sim-time"), bench(config) as found:
