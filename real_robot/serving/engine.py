@@ -131,14 +131,12 @@ class EngineConfig:
         batch_s: how long the first of a batch waits for others, at most.
         hang_s: a call that takes longer is given up: its sessions get an error, and `/healthz` says so.
         max_sessions: that are remembered; the one that asked longest ago is forgotten first.
-        action_margin: how far outside the spec's limits an action may be, as a share of their span.
     """
 
     max_batch: int = 32
     batch_s: float = 0.003
     hang_s: float = 10.0
     max_sessions: int = 1024
-    action_margin: float = 0.01
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.max_sessions < 1:
@@ -404,6 +402,9 @@ class Engine:
         return min(live, self.config.max_batch)
 
     def _answer(self, jobs: list[_Job]) -> None:
+        if len(jobs) == 1:
+            self._call(jobs)
+            return
         by_policy: dict[int, list[_Job]] = {}
         for job in jobs:
             by_policy.setdefault(id(job.run.policy), []).append(job)
@@ -439,7 +440,7 @@ class Engine:
             _settle(job.future, WithheldError("no answer, on purpose"))
             return
         schema = job.run.policy.schema
-        why = unfit(row, schema, self.config.action_margin)
+        why = unfit(row, schema)
         if why:
             self._fail(job, PolicyError(f"{schema.version}: {why}; nothing of it was sent"))
             return
@@ -483,7 +484,7 @@ class _Bell:
         self._write.close()
 
 
-def unfit(actions: Any, schema: Schema, margin: float) -> str:
+def unfit(actions: Any, schema: Schema) -> str:
     """Why a chunk must not leave, in words; ``""`` if it may."""
     wanted = (schema.horizon, schema.spec.action_dim)
     if not isinstance(actions, np.ndarray) or actions.shape != wanted or actions.dtype != np.float32:
@@ -491,14 +492,12 @@ def unfit(actions: Any, schema: Schema, margin: float) -> str:
             f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
         )
         return f"the policy answered {shape}, expected float32 {wanted}"
-    axes = schema.spec.action
-    low, high = schema.spec.action_low, schema.spec.action_high
-    slack = margin * (high - low)
-    wrong = ~((actions >= low - slack) & (actions <= high + slack))  # NaN is wrong, too
-    if not wrong.any():
+    low, high = schema.action_limits
+    fits = (actions >= low) & (actions <= high)  # NaN does not
+    if fits.all():
         return ""
-    row, index = (int(i) for i in np.argwhere(wrong)[0])
-    axis, value = axes[index], actions[row, index]
+    row, index = (int(i) for i in np.argwhere(~fits)[0])
+    axis, value = schema.spec.action[index], actions[row, index]
     return (
         f"action {row} has {axis.name} = {value:.6g} {axis.unit}, expected [{axis.low:.6g}, {axis.high:.6g}]"
     )

@@ -509,7 +509,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"observation/state": np.array(["a", "b"])}, "observation/state: expected numbers"),
     ({"observation/state": np.array([np.nan, 0.0])}, "observation/state: joint1 is nan"),
     ({"observation/state": np.array([2.0, 0.0])}, r"joint1 is 2 rad, expected \[-1, 1\]"),
-    ({"observation/state": np.array([1e300, 0.0])}, "joint1 is inf"),
+    ({"observation/state": np.array([1e300, 0.0])}, r"joint1 is 1e\+300"),
     (
         {"observation/image": np.zeros((24, 32, 3), np.float32)},
         r"expected uint8 \(24, 32, 3\).*multiply by 255",
