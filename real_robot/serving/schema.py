@@ -260,8 +260,8 @@ class Schema:
     def action_limits(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(A,) what an action must be within to leave the server."""
         low, high = self.spec.action_low, self.spec.action_high
-        slack = np.float32(self.action_margin) * (high - low)
-        return low - slack, high + slack
+        slack = self.action_margin * (high - low)
+        return np.asarray(low - slack, np.float32), np.asarray(high + slack, np.float32)
 
     @cached_property
     def state_limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -26,10 +26,11 @@ from regrip.datasets.frames import encode_jpeg
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.real_robot.messages import PolicyError, TransportError
 from regrip.real_robot.serving.client import Client, RefusedError
-from regrip.real_robot.serving.engine import Engine, EngineConfig, Run, ServedPolicy
+from regrip.real_robot.serving.engine import Engine, EngineConfig
 from regrip.real_robot.serving.policies import FaultyPolicy, HoldPolicy, RandomPolicy, built_in
 from regrip.real_robot.serving.schema import Ask, ObservationError, Schema
 from regrip.real_robot.serving.server import Server, ServerConfig, in_background
+from regrip.real_robot.serving.sessions import Run, ServedPolicy
 from regrip.real_robot.serving.wire import pack, unpack
 
 ARM = RobotSpec(
