@@ -31,10 +31,11 @@ from websockets.sync.client import connect
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.launch.allocator import keep_memory
 from regrip.real_robot.serving.client import Client
-from regrip.real_robot.serving.engine import Engine, EngineConfig, Run, ServedPolicy
+from regrip.real_robot.serving.engine import Engine, EngineConfig
 from regrip.real_robot.serving.policies import HoldPolicy
 from regrip.real_robot.serving.schema import Ask, Schema
 from regrip.real_robot.serving.server import Server, ServerConfig
+from regrip.real_robot.serving.sessions import Run, ServedPolicy
 from regrip.real_robot.serving.wire import pack, unpack
 
 SESSIONS = 32

@@ -19,11 +19,12 @@ import tyro
 from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
-from ..real_robot.serving.engine import Engine, EngineConfig, Run, ServedPolicy, stack
+from ..real_robot.serving.engine import Engine, EngineConfig
 from ..real_robot.serving.policies import built_in, noise_key
 from ..real_robot.serving.rest import Rest
 from ..real_robot.serving.schema import Ask, Schema
 from ..real_robot.serving.server import Server, ServerConfig
+from ..real_robot.serving.sessions import Run, ServedPolicy, stack
 from ..real_robot.serving.zmq_groot import ZmqServer
 from ..vla.pi0 import Pi0Policy
 from .config import ConfigError, parse_options

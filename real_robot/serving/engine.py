@@ -12,105 +12,20 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.episode import Observation
 from ..messages import PolicyError
 from .metrics import Metrics
 from .schema import Ask, Schema
+from .sessions import Answer, Run, ServedPolicy, Session, ShuttingDownError, SupersededError, WithheldError
 
 _LOG = logging.getLogger("regrip.serving")
 _LIVE_S = 1.0  # a session that asked within this time is likely to ask again
-
-
-class SupersededError(PolicyError):
-    """A newer observation of the same session, or its reset, came before this one was looked at.
-
-    Attributes:
-        by: the newer one's `seq`; None if it has none.
-    """
-
-    def __init__(self, by: int | None, why: str) -> None:
-        super().__init__(why)
-        self.by = by
-
-
-class WithheldError(PolicyError):
-    """The policy gives no answer on purpose (a fault that is tried out): nothing is to be sent."""
-
-
-class ShuttingDownError(PolicyError):
-    """The server takes no more observations."""
-
-
-@dataclass
-class Run:
-    """One episode of one session, as a policy sees it.
-
-    Attributes:
-        session: its name.
-        episode: its name; ``""`` until the client gives one.
-        policy: who answers in it, to its end.
-        number: of episodes that this session had before.
-        count: answers so far.
-        memory: the policy's own; empty at the start.
-    """
-
-    session: str
-    episode: str
-    policy: ServedPolicy
-    number: int = 0
-    count: int = 0
-    memory: dict[str, Any] = field(default_factory=dict)
-
-
-class ServedPolicy(Protocol):
-    """Who answers. Only one thread calls `act`."""
-
-    @property
-    def schema(self) -> Schema: ...
-
-    def act(self, asks: Sequence[Ask], runs: Sequence[Run]) -> Sequence[NDArray[np.float32] | None]:
-        """Float32 (H,A) for each ask, in the spec's units; None where no answer is to be sent.
-
-        Raises:
-            Exception: any; the ask (alone, if it came with others) is then answered by an error.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Actions and where they come from; times in nanoseconds of the server's steady clock."""
-
-    actions: NDArray[np.float32]
-    version: str
-    chunk: int
-    batch: int
-    received_ns: int
-    began_ns: int
-    ended_ns: int
-
-
-class Session:
-    """What the engine keeps of one client between its observations."""
-
-    def __init__(self, name: str, policy: ServedPolicy) -> None:
-        self.name = name
-        self.run = Run(name, "", policy)
-        self.asked = -np.inf
-        self.connections = 0
-
-    def begin(self, episode: str, policy: ServedPolicy) -> None:
-        """Another episode; one that nothing was asked in does not count."""
-        number = self.run.number + (self.run.count > 0)
-        self.run = Run(self.name, episode, policy, number)
 
 
 @dataclass
@@ -131,14 +46,12 @@ class EngineConfig:
         batch_s: how long the first of a batch waits for others, at most.
         hang_s: a call that takes longer is given up: its sessions get an error, and `/healthz` says so.
         max_sessions: that are remembered; the one that asked longest ago is forgotten first.
-        action_margin: how far outside the spec's limits an action may be, as a share of their span.
     """
 
     max_batch: int = 32
     batch_s: float = 0.003
     hang_s: float = 10.0
     max_sessions: int = 1024
-    action_margin: float = 0.01
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.max_sessions < 1:
@@ -404,6 +317,9 @@ class Engine:
         return min(live, self.config.max_batch)
 
     def _answer(self, jobs: list[_Job]) -> None:
+        if len(jobs) == 1:
+            self._call(jobs)
+            return
         by_policy: dict[int, list[_Job]] = {}
         for job in jobs:
             by_policy.setdefault(id(job.run.policy), []).append(job)
@@ -439,7 +355,7 @@ class Engine:
             _settle(job.future, WithheldError("no answer, on purpose"))
             return
         schema = job.run.policy.schema
-        why = unfit(row, schema, self.config.action_margin)
+        why = unfit(row, schema)
         if why:
             self._fail(job, PolicyError(f"{schema.version}: {why}; nothing of it was sent"))
             return
@@ -483,7 +399,7 @@ class _Bell:
         self._write.close()
 
 
-def unfit(actions: Any, schema: Schema, margin: float) -> str:
+def unfit(actions: Any, schema: Schema) -> str:
     """Why a chunk must not leave, in words; ``""`` if it may."""
     wanted = (schema.horizon, schema.spec.action_dim)
     if not isinstance(actions, np.ndarray) or actions.shape != wanted or actions.dtype != np.float32:
@@ -491,25 +407,14 @@ def unfit(actions: Any, schema: Schema, margin: float) -> str:
             f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
         )
         return f"the policy answered {shape}, expected float32 {wanted}"
-    axes = schema.spec.action
-    low, high = schema.spec.action_low, schema.spec.action_high
-    slack = margin * (high - low)
-    wrong = ~((actions >= low - slack) & (actions <= high + slack))  # NaN is wrong, too
-    if not wrong.any():
+    low, high = schema.action_limits
+    fits = (actions >= low) & (actions <= high)  # NaN does not
+    if fits.all():
         return ""
-    row, index = (int(i) for i in np.argwhere(wrong)[0])
-    axis, value = axes[index], actions[row, index]
+    row, index = (int(i) for i in np.argwhere(~fits)[0])
+    axis, value = schema.spec.action[index], actions[row, index]
     return (
         f"action {row} has {axis.name} = {value:.6g} {axis.unit}, expected [{axis.low:.6g}, {axis.high:.6g}]"
-    )
-
-
-def stack(asks: Sequence[Ask]) -> Observation:
-    """The observations of several sessions as one batch: what a policy is shown in training."""
-    return Observation(
-        {name: np.stack([ask.images[name] for ask in asks]) for name in asks[0].images},
-        np.stack([ask.state for ask in asks]),
-        [ask.instruction for ask in asks],
     )
 
 

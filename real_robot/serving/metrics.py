@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 from collections.abc import Sequence
 
@@ -19,8 +20,7 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        place = sum(value > bound for bound in self.bounds)
-        self.counts[place] += 1
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def lines(self) -> list[str]:

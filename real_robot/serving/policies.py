@@ -1,4 +1,4 @@
-"""Policies without weights: to try a robot, a network or a client on. All behind `engine.ServedPolicy`."""
+"""Policies without weights: to try a robot, a network or a client on. All behind `sessions.ServedPolicy`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ...datasets.formats import open_source
 from ...datasets.ledger import DataError
 from ...datasets.spec import RobotSpec
 from ...datasets.starts import counter_generator
-from .engine import Run, ServedPolicy
 from .schema import Ask, Schema
+from .sessions import Run, ServedPolicy
 
 Rows = list[NDArray[np.float32] | None]
 

@@ -82,6 +82,7 @@ class Schema:
         state_std: likewise.
         prompt: the instruction of an observation that has none; ``""``: such an observation is refused.
         range_margin: how far outside the spec's limits a state may be, as a share of their span.
+        action_margin: likewise an action.
     """
 
     spec: RobotSpec
@@ -95,6 +96,7 @@ class Schema:
     state_std: tuple[float, ...] = ()
     prompt: str = ""
     range_margin: float = 0.05
+    action_margin: float = 0.01
 
     @property
     def version(self) -> str:
@@ -179,9 +181,7 @@ class Schema:
         if not instruction:
             raise ObservationError(f"there is no instruction: give one of {', '.join(PROMPT_KEYS)}")
         warnings = [f"{key!r} is not used" for key in unused]
-        warnings += [
-            f"the image of {name} is black" for name, image in images.items() if image.max() <= _BLACK
-        ]
+        warnings += [f"the image of {name} is black" for name, image in images.items() if _black(image)]
         warnings += self._unusual(state)
         prefix, frozen = self._prefix(message.get("__prefix__"))
         seed = whole_number(message, "__seed__")
@@ -235,8 +235,7 @@ class Schema:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "fiu":
             raise ObservationError(f"{key}: expected numbers ({len(axes)},), got {_described(value)}")
         try:
-            with np.errstate(over="ignore"):  # it becomes infinite, and is refused below
-                state = np.array(value, np.float32)
+            state = np.asarray(value, np.float64)
         except (ValueError, TypeError, OverflowError) as error:
             raise ObservationError(
                 f"{key}: expected numbers ({len(axes)},), got {_described(value)}"
@@ -255,10 +254,18 @@ class Schema:
                 f"{key}: {axis.name} is {state[index]:.6g} {axis.unit}, "
                 f"expected [{axis.low:.6g}, {axis.high:.6g}]"
             )
-        return state
+        return state.astype(np.float32)
+
+    @cached_property
+    def action_limits(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(A,) what an action must be within to leave the server."""
+        low, high = self.spec.action_low, self.spec.action_high
+        slack = self.action_margin * (high - low)
+        return np.asarray(low - slack, np.float32), np.asarray(high + slack, np.float32)
 
     @cached_property
     def state_limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(S,) what a state must be within to be shown to the policy."""
         low = np.array([axis.low for axis in self.spec.state], np.float64)
         high = np.array([axis.high for axis in self.spec.state], np.float64)
         largest = np.finfo(np.float32).max
@@ -326,6 +333,11 @@ def _image(key: str, value: Any, camera: Camera, encoded: bool) -> NDArray[np.ui
     raise ObservationError(
         f"{key}: expected shape {_size(camera)}, got {value.shape}: resize on your side as in training"
     )
+
+
+def _black(image: NDArray[np.uint8]) -> bool:
+    middle = image[len(image) // 2, image.shape[1] // 2]
+    return bool(max(middle.tolist()) <= _BLACK and image.max() <= _BLACK)  # one pixel tells, mostly
 
 
 def _decoded(key: str, data: bytes, camera: Camera) -> NDArray[np.uint8]:

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..messages import PolicyError, TransportError
 from .access import authorized, require_token
-from .engine import Answer, Engine, Session, ShuttingDownError, SupersededError, WithheldError
+from .engine import Engine
 from .metrics import CONTENT_TYPE
 from .schema import Ask, ObservationError, whole_number
+from .sessions import Answer, Session, ShuttingDownError, SupersededError, WithheldError
 from .wire import WireError, pack, unpack
 
 if TYPE_CHECKING:

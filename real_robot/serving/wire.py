@@ -10,6 +10,7 @@ This file and `client.py` run alone on a robot's computer: Python 3.8, numpy 1 o
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -117,7 +118,14 @@ def array_of(data: Any, dtype: Any, shape: Any) -> Any:
 
 
 def _dtype(name: Any) -> Any:
-    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+    if not isinstance(name, str):
+        raise WireError(f"dtype {_short(name)} is not taken: numbers, truths and texts are")
+    return _named_dtype(name)
+
+
+@lru_cache(maxsize=256)
+def _named_dtype(name: str) -> Any:
+    if not _DTYPE.fullmatch(name):
         raise WireError(f"dtype {_short(name)} is not taken: numbers, truths and texts are")
     try:
         return np.dtype(name)

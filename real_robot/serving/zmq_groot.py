@@ -20,9 +20,10 @@ import numpy as np
 
 from ..messages import PolicyError, TransportError
 from .access import same_token
-from .engine import Answer, Engine, Session, SupersededError
+from .engine import Engine
 from .schema import ObservationError
 from .server import ServerConfig
+from .sessions import Answer, Session, SupersededError
 from .wire import WireError, array_of, look_over
 
 _SESSIONS = 256
