@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regrip.datasets.formats import open_source
-from regrip.datasets.formats import WriteOptions
+from regrip.datasets.formats import WriteOptions, open_source
 from regrip.datasets.frames import encode_png
 from regrip.datasets.ledger import DataError
 from regrip.datasets.spec import RobotSpec
