@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.starts import StartState, refuse_test
-from ..real_robot.collecting import Collector, Played, Scene
+from ..real_robot.collecting import Collector
 from ..real_robot.core import Core, CoreConfig
 from ..real_robot.gate import GateConfig
+from ..real_robot.grades import Played, Scene
 from ..real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
 from ..real_robot.limits import GripperConfig, JointLimits
 from ..real_robot.messages import Command, Events, Frame, Joints, Tick

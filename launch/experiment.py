@@ -38,8 +38,7 @@ class TrainConfig:
             states) or ``grpo`` (groups that share a start state).
         grpo: settings of GRPO.
         mpo: settings of MPO.
-        imitation: of what a person drove in the recorded episodes that succeeded, before MPO in each
-            iteration.
+        imitation: of what a person drove in recorded episodes that succeeded, before MPO in each iteration.
         ppo: settings of PPO.
         reward: by name; `regrip rewards list` shows all.
         reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.

@@ -1,12 +1,11 @@
 """What a node recorded, to learn from: `regrip train --data SET`.
 
-The policy's own part of an episode becomes a rollout for MPO, a person's part of a success becomes frames to
-imitate. MPO's critic learns what an action is worth *if the policy goes on from there*. So of an episode
+The policy's own part of an episode becomes a rollout for MPO, a person's part of a success becomes frames
+to imitate. MPO's critic learns what an action is worth *if the policy goes on from there*. So of an episode
 that a person drove in part only what came after they last handed back is a rollout, as an episode that began
-there: it
-is the policy's alone to its end, and its outcome too. What the policy did before is left out: how that would
-have ended nobody knows, and the outcome is the person's merit. What the person did is never a decision: the
-policy has no latent with which it would have done it.
+there: it is the policy's alone to its end, and its outcome too. What the policy did before is left out: how
+that would have ended nobody knows, and the outcome is the person's merit. What the person did is never a
+decision: the policy has no latent with which it would have done it.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ _PREFIX_ROWS = 128
 def load_recorded(paths: Sequence[Path], policy: Pi0Policy) -> Rollouts:
     """Episodes of a node, with what the VLM makes of their pictures worked out again.
 
-    Left out are episodes that nobody called a success or a failure, and those that a person drove to their
-    end.
+    Left out are episodes that nobody called a success or a failure, and those that a person drove to the end.
 
     Args:
         paths: sets (or views of sets) that `real_robot.recorder` wrote while the policy explored.
@@ -198,9 +196,8 @@ def _frames(recording: Recording, policy: Pi0Policy) -> DecisionBatch:
 def _owners(recording: Recording, depth: int) -> NDArray[np.int64]:
     """(T,) the decision that each executed action was of; -1 for none of them.
 
-    The newest that had this very action at this step among its first `depth`. Step counts alone do not
-    tell: while
-    an answer is awaited the arm goes on with the last one. What was merged or averaged is of no decision.
+    The newest that had this very action at this step among its first `depth`. Step counts alone do not tell:
+    while an answer is awaited the arm goes on with the last one. What was merged or averaged is of none.
     """
     streams = recording.streams
     decided, asked = np.asarray(streams["decision.step"].rows), streams["decision.step"].time

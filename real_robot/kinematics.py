@@ -196,7 +196,7 @@ class ToJoints:
         return self._arm.ee_delta(action[:6].astype(np.float64), measured, self._box), gripper
 
     def inverse(self, target: Vector, measured: Vector, gripper: float | None) -> NDArray[np.float32]:
-        """The action (A,) by which the policy would have asked for this target, within the contract's limits.
+        """The action (A,) with which the policy would have asked for a target, cut to the contract's limits.
 
         NaN stands for a gripper that nobody has said anything about.
         """

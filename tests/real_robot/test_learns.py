@@ -1,4 +1,4 @@
-"""What a node recorded trains again: collect on the simulated robot, `regrip train --data`, drive again."""
+"""What a node recorded trains again: collect on the simulated arm, `regrip train --data`, drive it again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from regrip.launch import train
 from regrip.launch.collecting import SimulatedRoom, learner, scenes_of
 from regrip.launch.policies import open_policy
 from regrip.launch.recorded import load_recorded, load_shown
-from regrip.real_robot.collecting import Choice, CollectConfig, Collector, Played
+from regrip.real_robot.collecting import Collector
+from regrip.real_robot.grades import Choice, CollectConfig, Played
 from regrip.sim.tabletop.robot import ARM
 
 TASKS = [f"demo/{what}" for what in (
