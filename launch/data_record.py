@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
+from ..datasets.episode import Observation
 from ..datasets.episode_io import contents_of, recording_of
+from ..datasets.protocols import ActionSample, Actor
 from ..datasets.recording import Recording, StreamSpec, Track
 from ..datasets.rollout_recordings import contents_of_rollouts, recordings_of
 from ..datasets.starts import Split, StartState
@@ -18,6 +22,7 @@ from ..datasets.statistics import Rate
 from ..datasets.store.writer import StoreWriter
 from ..sim.collect import collect
 from ..sim.demonstrate import Demonstration, demonstrate
+from ..vla.pi0 import Pi0Policy
 from . import environments
 from .config import from_dict, parse_options
 from .environments import EnvConfig
@@ -48,6 +53,9 @@ class Options:
         image_size: pixels, for the expert; a policy has its own.
         workers: simulator processes; 0 takes one for each core.
         slots: environments that are played at once.
+        every_frame: of a policy: keep the pictures of every control step, as a recorder on a robot does, and
+            not only those that it looked at.
+        noise_level: of a policy that samples; its own if none is given.
     """
 
     suite: Annotated[str, tyro.conf.Positional]
@@ -65,6 +73,8 @@ class Options:
     image_size: int = 64
     workers: int = 0
     slots: int = 32
+    every_frame: bool = False
+    noise_level: float | None = None
 
 
 def main(args: Sequence[str]) -> int:
@@ -137,8 +147,39 @@ def _recording(demo: Demonstration) -> Recording:
     return dataclasses.replace(one, streams={**one.streams, **more})
 
 
+class _Holding:
+    """Shows the policy only every `execute`-th control step, and else goes on with the chunk it gave.
+
+    So the environment may be asked one control step at a time, and draws a picture of each.
+    """
+
+    def __init__(self, policy: Pi0Policy) -> None:
+        self._policy = policy
+        self._chunks: dict[tuple[str | int, ...], NDArray[np.float32]] = {}
+
+    def act(
+        self, observation: Observation, noise_keys: Sequence[tuple[str | int, ...]] | None
+    ) -> ActionSample:
+        assert noise_keys is not None, "the key says which episode and step a row is of"
+        every = self._policy.execute
+        steps = [int(key[-1]) % every for key in noise_keys]
+        asked = [row for row, step in enumerate(steps) if step == 0]
+        if asked:
+            keys = [(*noise_keys[row][:-1], int(noise_keys[row][-1]) // every) for row in asked]
+            chunk = self._policy.act(observation.take(asked), keys).action
+            self._chunks |= {noise_keys[row][:-1]: chunk[i] for i, row in enumerate(asked)}
+        action = np.stack(
+            [self._chunks[key[:-1]][step : step + 1] for key, step in zip(noise_keys, steps, strict=True)]
+        )
+        return ActionSample(action, np.zeros(action.shape[:2], np.float32))
+
+
 def _policy(options: Options, said: dict[str, object]) -> int:
-    policy, published = open_policy(options.policy)
+    changes = {} if options.noise_level is None else {"noise_level": options.noise_level}
+    if options.every_frame and options.mode == "greedy":
+        raise ValueError("--every-frame keeps what a policy did while it sampled: give --mode sampled, too")
+    policy, published = open_policy(options.policy, **changes)
+    actor: Actor = _Holding(policy) if options.every_frame else policy
     said["image_size"] = policy.spec.cameras[0].height
     said["control_mode"] = policy.spec.control_mode
     config = from_dict(EnvConfig, said, "regrip data record")
@@ -153,11 +194,12 @@ def _policy(options: Options, said: dict[str, object]) -> int:
     )
     starts = [start for start in starts if start.index >= options.first]
     won = done = 0
-    with environments.open_pool(config, policy.execute) as pool, Progress("playing") as bar:
+    chunk = 1 if options.every_frame else policy.execute
+    with environments.open_pool(config, chunk) as pool, Progress("playing") as bar:
         for begin in range(0, len(starts), _BATCH):
             part = starts[begin : begin + _BATCH]
             rollouts, _ = collect(
-                pool, policy, part, range(begin, begin + len(part)),
+                pool, actor, part, range(begin, begin + len(part)),
                 run_key=("record", options.seed), greedy=options.mode == "greedy", policy_version=0,
                 on_episode=lambda count, _, begin=begin: bar.update(begin + count, len(starts)),  # type: ignore[misc]
             )  # fmt: skip
