@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -175,7 +175,7 @@ class _Holding:
 
 
 def _policy(options: Options, said: dict[str, object]) -> int:
-    changes = {} if options.noise_level is None else {"noise_level": options.noise_level}
+    changes: dict[str, Any] = {} if options.noise_level is None else {"noise_level": options.noise_level}
     if options.every_frame and options.mode == "greedy":
         raise ValueError("--every-frame keeps what a policy did while it sampled: give --mode sampled, too")
     policy, published = open_policy(options.policy, **changes)

@@ -1,0 +1,1 @@
+"""Worlds learnt from recorded episodes, behind the same `VectorEnv` as every simulator."""

@@ -1,0 +1,73 @@
+"""Sizes of a world model and how it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """A world model and its training. The default trains on a laptop's CPU in minutes.
+
+    One step of the world is one decision of a policy: a chunk of `chunk` actions. So an episode of sixty
+    control steps is twelve steps of imagination, and errors add up over twelve steps, not sixty.
+
+    Attributes:
+        chunk: H, actions in one step.
+        latent: channels of the tokenizer's latent, which is an eighth of an image's width and height.
+        tokenizer_width: channels of the tokenizer's convolutions at a quarter of the resolution; twice that
+            below.
+        width: of the transformer.
+        layers: of the transformer.
+        heads: of its attention.
+        context: decisions it looks back on, the present one included.
+        ensemble: heads that predict the next step; how far they differ is the model's doubt.
+        tokenizer_steps: optimiser steps of the tokenizer.
+        tokenizer_batch: pictures in one of them (of one camera each).
+        steps: optimiser steps of the dynamics.
+        batch: windows in one of them.
+        window: decisions in a window; at least `context`.
+        imagine_from: share of the steps after which half of the batches are imagined: the model reads what it
+            predicted itself, so that it learns to go on from its own mistakes.
+        learning_rate: peak of the dynamics' and the tokenizer's, warm-up and cosine.
+        weight_decay: of both.
+        success_weight: of the reflector's loss beside the prediction's.
+        held_out: share of the episodes that nothing is trained on, by which it is calibrated and checked.
+        max_words: of an instruction.
+        seed: of everything.
+    """
+
+    chunk: int = 5
+    latent: int = 16
+    tokenizer_width: int = 32
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 3
+    ensemble: int = 3
+    tokenizer_steps: int = 1500
+    tokenizer_batch: int = 32
+    steps: int = 2000
+    batch: int = 24
+    window: int = 6
+    imagine_from: float = 0.3
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    success_weight: float = 0.3
+    held_out: float = 0.1
+    max_words: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} of a world model must be at least 1")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        if self.window < self.context:
+            raise ValueError(
+                f"window {self.window} is shorter than the context of {self.context}: nothing would teach "
+                "the model to use its context; give a longer window or a shorter context"
+            )
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out {self.held_out} must lie between 0 and 1: a share of the episodes")

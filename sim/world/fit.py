@@ -1,0 +1,179 @@
+"""Training a world model on recorded episodes: first its eyes, then how the world goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...datasets.starts import counter_generator
+from .clips import Clips, Windows
+from .config import WorldConfig
+from .dynamics import Batch
+from .model import WorldModel, words_of
+from .tokenizer import scaled
+
+Note = Callable[[str, int, int, float], None]
+_ENCODE = 256  # frames at once
+_MOVING = 0.08  # of [-1, 1]: a pixel this far from the camera's usual picture
+_EMPHASIS = 8.0
+
+
+def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Episodes to train on, and those held out; which, follows from their number and the seed.
+
+    Raises:
+        ValueError: if either would be empty.
+    """
+    order = counter_generator("world held out", config.seed).permutation(len(clips))
+    count = max(1, round(config.held_out * len(clips)))
+    if count >= len(clips):
+        raise ValueError(
+            f"{len(clips)} episodes: with {count} held out none is left to learn from; record more"
+        )
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def fit(clips: Clips, config: WorldConfig, device: str = "cpu", note: Note = lambda *_: None) -> WorldModel:
+    """Train on all episodes but the held-out ones; not yet calibrated.
+
+    Args:
+        clips: the episodes.
+        config: sizes and steps.
+        device: ``cpu`` or ``cuda``.
+        note: called with (phase, steps done, steps in all, loss).
+
+    Raises:
+        ValueError: if there are too few episodes.
+    """
+    train, _ = split(clips, config)
+    torch.manual_seed(config.seed)
+    vocabulary = sorted({word for text in clips.task for word in words_of(text)})
+    model = WorldModel(config, clips.spec, vocabulary).to(device)
+    frames = np.flatnonzero(np.isin(clips.episode, train))
+    for name, values in (("state", clips.state[frames]), ("action", _actions(clips, train))):
+        getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(0)))
+        getattr(model, f"{name}_std").copy_(torch.from_numpy(np.maximum(values.std(0), 1e-4)))
+    model.calibration = dataclasses.replace(
+        model.calibration, horizon=int(clips.decisions(config.chunk)[train].max())
+    )
+    fit_tokenizer(model, clips, frames, note)
+    tokens = encode(model, clips, note)
+    fit_dynamics(model, clips, tokens, frames, note)
+    return model.eval()
+
+
+def _actions(clips: Clips, episodes: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.concatenate([clips.action[clips.first[e] : clips.first[e + 1]] for e in episodes])
+
+
+def _optimizer(
+    parameters: list[torch.nn.Parameter], config: WorldConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+    )
+    warm = max(1, steps // 20)
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / warm) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+        )
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def fit_tokenizer(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> None:
+    """Reconstruction; pixels that are not the camera's usual ones count more, for objects are small."""
+    config, tokenizer = model.config, model.tokenizer
+    draw = counter_generator("world tokenizer", config.seed)
+    some = draw.choice(frames, min(len(frames), 256), replace=False)
+    usual = np.median(np.asarray(clips.pictures[np.sort(some)]), axis=0)  # (C,h,w,3)
+    usual_pictures = scaled(torch.from_numpy(usual).to(model.device))
+    optimizer, schedule = _optimizer(list(tokenizer.parameters()), config, config.tokenizer_steps)
+    cameras = clips.pictures.shape[1]
+    for step in range(config.tokenizer_steps):
+        rows = draw.choice(frames, config.tokenizer_batch)
+        camera = draw.integers(cameras, size=config.tokenizer_batch)
+        pictures = torch.from_numpy(clips.pictures[rows, camera]).to(model.device)
+        wanted = scaled(pictures)
+        with model.half():
+            raw = tokenizer.raw(pictures)
+            found = tokenizer.picture(raw + 0.05 * torch.randn_like(raw))
+        off = found.float() - wanted
+        moving = (wanted - usual_pictures[torch.from_numpy(camera)]).abs().amax(1, keepdim=True) > _MOVING
+        weight = 1.0 + (_EMPHASIS - 1.0) * moving
+        # The penalty keeps latents at about unit size, so that the noise means something.
+        loss = ((off.abs() + 2 * off.square()) * weight).sum() / (
+            3 * weight.sum()
+        ) + 1e-4 * raw.float().square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        note("eyes", step + 1, config.tokenizer_steps, float(loss.detach()))
+    raws = []
+    with torch.no_grad(), model.half():
+        for one in range(cameras):
+            pictures = torch.from_numpy(clips.pictures[np.sort(some), one]).to(model.device)
+            raws.append(tokenizer.raw(pictures).float())
+    raw = torch.cat(raws)
+    tokenizer.mean.copy_(raw.mean((0, 2, 3)))
+    tokenizer.std.copy_(raw.std((0, 2, 3)).clamp_min(1e-3))
+
+
+@torch.no_grad()
+def encode(model: WorldModel, clips: Clips, note: Note = lambda *_: None) -> Tensor:
+    """What the tokenizer makes of every frame: float16 (F,C,n,d), on the CPU."""
+    parts = []
+    for first in range(0, len(clips.pictures), _ENCODE):
+        pictures = torch.from_numpy(np.array(clips.pictures[first : first + _ENCODE])).to(model.device)
+        with model.half():
+            parts.append(model.tokenizer.encode(pictures).half().cpu())
+        note("looking", min(first + _ENCODE, len(clips.pictures)), len(clips.pictures), 0.0)
+    return torch.cat(parts)
+
+
+def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) -> Batch:
+    """Windows of `clips` as a model reads them."""
+    # After the last decision comes what followed it, or anything where nothing did.
+    frame = np.concatenate([windows.frame, np.maximum(windows.following[:, -1:], 0)], 1)
+    follows = windows.following >= 0
+    rows = torch.from_numpy(frame)
+    return Batch(
+        tokens=tokens[rows].to(model.device).float(),
+        state=model.normal_state(clips.state[frame]),
+        action=model.normal_action(windows.action, windows.valid),
+        words=model.words([clips.task[int(episode)] for episode in windows.episode]),
+        success=torch.from_numpy(windows.success).to(model.device).float(),
+        there=torch.from_numpy(windows.there).to(model.device),
+        follows=torch.from_numpy(follows).to(model.device),
+    )
+
+
+def fit_dynamics(
+    model: WorldModel, clips: Clips, tokens: Tensor, frames: NDArray[np.int64], note: Note
+) -> None:
+    """Windows from anywhere in an episode; later half of them read what the model predicted itself."""
+    config = model.config
+    draw = counter_generator("world dynamics", config.seed)
+    parameters = list(model.dynamics.parameters())
+    optimizer, schedule = _optimizer(parameters, config, config.steps)
+    for step in range(config.steps):
+        windows = clips.windows(draw.choice(frames, config.batch), config.chunk, config.window)
+        batch = batch_of(model, clips, tokens, windows)
+        imagined = step >= config.imagine_from * config.steps and step % 2 == 1
+        with model.half():
+            losses = model.dynamics.losses(batch, imagined)
+        optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        note("world", step + 1, config.steps, float(losses["tokens"].detach()))
