@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,9 @@ from ..sim.worker import resolve
 
 if TYPE_CHECKING:  # what needs torch and a simulator is imported where it is opened
     from ..sim.genesis.env import GenesisEnv
+    from ..sim.world.env import WorldEnv
 
-    Pool = WorkerPool | GenesisEnv
+    Pool = WorkerPool | GenesisEnv | WorldEnv
 
 FACTORIES = {
     "tabletop": "regrip.sim.tabletop.env:make",
@@ -34,6 +35,7 @@ FACTORIES = {
     "libero": "regrip.sim.libero.env:make",
     "gymnasium": "regrip.sim.gym.env:make",
 }
+"""A learned world has none: it is a model's folder, and steps all its slots at once."""
 CATALOGUES = {
     "tabletop": "regrip.sim.tabletop.tasks",
     "genesis": "regrip.sim.tabletop.tasks",
@@ -42,6 +44,7 @@ CATALOGUES = {
     "robosuite": "regrip.sim.robosuite.tasks",
     "libero": "regrip.sim.libero.tasks",
     "gymnasium": "regrip.sim.gym.tasks",
+    "world": "regrip.sim.world.tasks",
 }
 # Simulators whose slots are all in one scene in this process: no workers, hence no `Env` for each slot.
 IN_PROCESS = ("genesis",)
@@ -56,13 +59,33 @@ INTERPRETERS = {
 
 
 @dataclass(frozen=True)
+class ImaginedConfig:
+    """How episodes are imagined in a learned world; see `sim.world.env.WorldEnv`.
+
+    Attributes:
+        max_decisions: after how many an episode has failed; 0 takes each task's longest training episode.
+        anywhere: begin training episodes in the middle of recorded ones, too.
+        dynamic_stop: end an episode when the reflector says that it has succeeded.
+        cut_off: doubt at which an episode ends as a failure, in units of what is usual.
+        penalty: of doubt, paid at every decision by the reward ``imagined``.
+    """
+
+    max_decisions: int = 0
+    anywhere: bool = False
+    dynamic_stop: bool = True
+    cut_off: float = 3.0
+    penalty: float = 0.0
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """Where episodes are played.
 
     Attributes:
         name: the simulator.
         suite: a family of tasks in one scene; the tabletop's ``four`` is spatial, object, goal and long. Of
-            ``gymnasium`` a mapping that ships, or the path of a TOML file.
+            ``gymnasium`` a mapping that ships, or the path of a TOML file; of ``world`` the folder of a model
+            (`regrip world fit`).
         tasks: some of the suite's tasks by name (of ``four``: ``goal/...``); empty for all.
         image_size: pixels, both cameras are square.
         control_mode: what an action means, see `RobotSpec`.
@@ -75,12 +98,13 @@ class EnvConfig:
         slots: environments that are played at once; results do depend on it (batch shapes round differently).
         deadline_s: a worker that answers no call for so long is killed and its episodes replayed.
         memory_limit_mb: address space of a worker; 0 for no limit.
-        device: of the simulator; only genesis can use `cuda`.
+        device: of the simulator; only genesis and learned worlds can use `cuda`.
+        world: how a learned world is used.
     """
 
-    name: Literal["tabletop", "genesis", "metaworld", "maniskill", "robosuite", "libero", "gymnasium"] = (
-        "tabletop"
-    )
+    name: Literal[
+        "tabletop", "genesis", "metaworld", "maniskill", "robosuite", "libero", "gymnasium", "world"
+    ] = "tabletop"
     suite: str = "demo"
     tasks: tuple[str, ...] = ()
     image_size: int = 64
@@ -93,10 +117,40 @@ class EnvConfig:
     deadline_s: float = 60.0
     memory_limit_mb: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
+    world: ImaginedConfig = field(default_factory=ImaginedConfig)
 
     def __post_init__(self) -> None:
-        if self.device != "cpu" and self.name != "genesis":
+        if self.device != "cpu" and self.name not in ("genesis", "world"):
             raise ValueError(f"--env.device is {self.device}, but {self.name} runs on the CPU: leave it out")
+
+
+def short(args: Sequence[str]) -> list[str]:
+    """A command line in which ``--env NAME:SUITE`` stands for ``--env.name NAME --env.suite SUITE``."""
+    line: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--env="):
+            word, rest = "--env", [word.removeprefix("--env="), *rest]
+        if word != "--env" or not rest:
+            line.append(word)
+            continue
+        name, _, suite = rest.pop(0).partition(":")
+        line += ["--env.name", name, *(["--env.suite", suite] if suite else [])]
+    return line
+
+
+def elsewhere(config: EnvConfig, where: str) -> EnvConfig:
+    """The environment ``NAME:SUITE`` with the pictures and the pool of `config`.
+
+    Raises:
+        ValueError: if it is not of that form or there is no such simulator.
+    """
+    name, colon, suite = where.partition(":")
+    require_known(name, list(CATALOGUES), "simulator")
+    if not colon or not suite:
+        raise ValueError(f"{where!r} names no environment: expected NAME:SUITE, for instance tabletop:demo")
+    return dataclasses.replace(config, name=name, suite=suite, device="cpu")  # type: ignore[arg-type]
 
 
 def perturbations(name: str, suite: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -113,6 +167,10 @@ def perturbations(name: str, suite: str) -> tuple[dict[str, str], dict[str, str]
             perturb.KINDS, "is put around single environments, and Genesis plays all at once"
         )
         return {**scene, **perturb.PARAPHRASE}, {**missing, **wrapped}
+    if name == "world":
+        return {}, dict.fromkeys(
+            [*tabletop.KINDS, *perturb.KINDS], "is not imagined: a world is as it was recorded"
+        )
     if name == "tabletop":
         return {**tabletop.KINDS, **perturb.PARAPHRASE, **perturb.KINDS}, {}
     kinds = perturb.of_simulator(name, suite)
@@ -170,7 +228,8 @@ def task_names(config: EnvConfig) -> list[str]:
     """
     every: Sequence[str] = importlib.import_module(CATALOGUES[config.name]).task_names(config.suite)
     # A suite given as a file has a name inside it, which its tasks go by.
-    home = every[0].split("/")[0] if config.suite.endswith(".toml") else config.suite
+    given = config.suite.endswith(".toml") or config.name == "world"
+    home = every[0].split("/")[0] if given else config.suite
     wanted = [task if "/" in task else f"{home}/{task}" for task in config.tasks]
     for task in wanted:
         require_known(task, list(every), f"task of suite {config.suite}")
@@ -249,6 +308,10 @@ def has_expert(config: EnvConfig, task: str) -> bool:
 
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
+    if config.name == "world":
+        from ..sim.world.files import describe
+
+        return RobotSpec.from_json(describe(Path(config.suite))["robot"])
     if config.name in IN_PROCESS:
         from ..sim.tabletop.control import CONTROL_MODES
         from ..sim.tabletop.env import CAMERAS, robot_spec
@@ -263,7 +326,13 @@ def contract(config: EnvConfig) -> RobotSpec:
 
 
 def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
-    """Start the workers, or build the scene that holds all slots."""
+    """Start the workers, or build the scene that holds all slots.
+
+    Raises:
+        ValueError: a learned world steps by another number of actions, or nobody can demonstrate in it.
+    """
+    if config.name == "world":
+        return _open_world(config, chunk_size, expert)
     target, kwargs = factory(config, prepare=True)
     if config.name in IN_PROCESS:
         from ..sim.genesis.env import GenesisEnv
@@ -284,6 +353,23 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
         deadline_s=config.deadline_s,
         memory_limit_mb=config.memory_limit_mb or None,
     )
+
+
+def _open_world(config: EnvConfig, chunk_size: int, expert: bool) -> WorldEnv:
+    from ..sim.world.env import WorldEnv
+    from ..sim.world.files import load_world
+
+    model, starts, _ = load_world(Path(config.suite), config.device)
+    if expert:
+        raise ValueError(
+            f"world {config.suite}: nobody can demonstrate in an imagined world; use a simulator"
+        )
+    if chunk_size != model.config.chunk:
+        raise ValueError(
+            f"world {config.suite} goes on by {model.config.chunk} actions at a time, and {chunk_size} were "
+            f"asked for: set execute to {model.config.chunk}, or fit a model with --chunk {chunk_size}"
+        )
+    return WorldEnv(model, starts, num_slots=config.slots, **dataclasses.asdict(config.world))
 
 
 def require_known(name: str, names: list[str], what: str) -> None:

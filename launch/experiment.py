@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,6 +34,13 @@ class TrainConfig:
     Attributes:
         policy: folder of the base policy; ``demo`` is the one that ships with regrip.
         env: where it practises, and is measured.
+        real: NAME:SUITE of a simulator of the real thing, for a run that practises in a learned world: there
+            the policy is measured on the test split, before and after.
+        check_real: measure there on the select split, too, whenever the policy is measured in imagination:
+            it then chooses the checkpoint, and ends a run in which imagination and reality part.
+        parting: the run ends when imagined success has exceeded the real by so much more than it did at the
+            first check, and the real has not risen since.
+        real_share: share of an iteration's episodes that are played there, and not in imagination.
         data: sets that a node recorded: it learns from these instead of practising (MPO).
         algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
             states) or ``grpo`` (groups that share a start state).
@@ -81,6 +89,10 @@ class TrainConfig:
 
     policy: str = "demo"
     env: EnvConfig = field(default_factory=EnvConfig)
+    real: str = ""
+    check_real: bool = False
+    parting: float = 0.15
+    real_share: float = 0.0
     data: tuple[str, ...] = ()
     algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
@@ -133,6 +145,10 @@ class TrainConfig:
                 f"background with algorithm {self.algorithm!r}: only 'mpo' can learn from episodes of "
                 "earlier iterations; score in the foreground, or choose mpo"
             )
+        if not self.real and (self.check_real or self.real_share):
+            raise ValueError("check_real and real_share need a simulator of the real thing: give real")
+        if not 0.0 <= self.real_share < 1.0:
+            raise ValueError(f"real_share {self.real_share} must be in [0, 1): a share of the episodes")
         if self.data and (self.algorithm != "mpo" or self.branches or self.background):
             raise ValueError(
                 f"data with algorithm {self.algorithm!r}: what a node recorded is learnt from by 'mpo' "
@@ -150,6 +166,25 @@ class TrainConfig:
                 f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "
                 "their episodes successful, give 2 or more, or prefer 'medium' or 'hard'"
             )
+
+
+@dataclass
+class Parting:
+    """Whether success in imagination still says something about success in reality.
+
+    Attributes:
+        gap: imagined less real success at the first check; NaN before it.
+        real: real success at the first check.
+    """
+
+    gap: float = math.nan
+    real: float = math.nan
+
+    def apart(self, imagined: float, real: float, limit: float) -> bool:
+        """True if the gap has grown by more than `limit` and the real success has not risen."""
+        if math.isnan(self.gap):
+            self.gap, self.real = imagined - real, real
+        return imagined - real - self.gap > limit and real <= self.real
 
 
 @dataclass
@@ -175,6 +210,9 @@ class Run:
     env_steps: int = 0
     elapsed_s: float = 0.0
     best_select: float = -1.0
+    real_episodes: int = 0
+    parting: Parting = field(default_factory=Parting)
+    parted: bool = False
 
     def tensors(self) -> dict[str, Any]:
         found: dict[str, Any] = {f"policy.{name}": value for name, value in self.policy.weights().items()}
@@ -193,6 +231,9 @@ class Run:
             "env_steps": self.env_steps,
             "elapsed_s": self.elapsed_s,
             "best_select": self.best_select,
+            "real_episodes": self.real_episodes,
+            "parting": [repr(self.parting.gap), repr(self.parting.real)],  # JSON knows no NaN
+            "parted": self.parted,
             "sampler": self.sampler.state_dict(),
             "monitor": self.monitor.state(),
         }
@@ -219,3 +260,5 @@ class Run:
         self.iteration, self.episodes = int(meta["iteration"]), int(meta["episodes"])
         self.env_steps, self.elapsed_s = int(meta["env_steps"]), float(meta["elapsed_s"])
         self.best_select = float(meta["best_select"])
+        self.real_episodes, self.parted = int(meta.get("real_episodes", 0)), bool(meta.get("parted", False))
+        self.parting = Parting(*(float(value) for value in meta.get("parting", ("nan", "nan"))))

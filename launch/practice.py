@@ -92,7 +92,7 @@ def look_closer(config: TrainConfig, run: Run, pool: environments.Pool) -> dict[
 
 
 def gather(
-    config: TrainConfig, run: Run, pool: environments.Pool
+    config: TrainConfig, run: Run, pool: environments.Pool, real: environments.Pool | None = None
 ) -> tuple[Rollouts, RewardSignal, dict[str, float]]:
     """One iteration's episodes and rewards; groups that teach nothing are replaced, after shaping."""
     if config.data:
@@ -111,20 +111,16 @@ def gather(
         refuse_test(starts, "regrip train")
         every = [start for start in starts for _ in range(config.group_size)]
         groups = [played + index // config.group_size for index in range(len(every))]
-        rollouts, stats = collect(
-            pool, run.policy, every, groups,
-            run_key=("train", config.seed, run.iteration, attempt),
-            greedy=False, policy_version=run.iteration,
-        )  # fmt: skip
+        rollouts, invalid = play(config, run, pool, real, every, groups, attempt)
         played += len(rollouts)
         run.episodes += len(rollouts)
         run.env_steps += int(rollouts.num_steps.sum())
-        row["episodes/invalid"] += stats.num_invalid
-        if stats.num_invalid:
+        row["episodes/invalid"] += invalid
+        if invalid:
             rollouts = rollouts.take(np.flatnonzero(~rollouts.invalid))
         if not len(rollouts):
             raise RuntimeError(
-                f"all {stats.num_invalid} episodes of iteration {run.iteration} were invalid: the simulation "
+                f"all {invalid} episodes of iteration {run.iteration} were invalid: the simulation "
                 "broke down in each. Watch some with `regrip eval --videos 1`, and check the actions' units"
             )
         row["train/successes"] += float(rollouts.success.sum())
@@ -161,6 +157,35 @@ def gather(
         "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
     }
     return concatenate(parts), concatenate_signals(signals), row
+
+
+def play(
+    config: TrainConfig,
+    run: Run,
+    pool: environments.Pool,
+    real: environments.Pool | None,
+    starts: Sequence[StartState],
+    groups: Sequence[int],
+    attempt: int,
+) -> tuple[Rollouts, int]:
+    """One episode from each start, the last `real_share` of them in reality; and how many broke down."""
+    there = round(config.real_share * len(starts) / config.group_size) * config.group_size if real else 0
+    key = ("train", config.seed, run.iteration, attempt)
+    parts, invalid = [], 0
+    for env, first, last in ((pool, 0, len(starts) - there), (real, len(starts) - there, len(starts))):
+        if env is None or first == last:
+            continue
+        rollouts, stats = collect(
+            env, run.policy, starts[first:last], groups[first:last],
+            run_key=key if env is pool else (*key, "real"), greedy=False, policy_version=run.iteration,
+        )  # fmt: skip
+        invalid += stats.num_invalid
+        parts.append(rollouts)
+    if there:
+        run.real_episodes += there
+        # What each simulator tells beside the pictures is its own; no reward can read both.
+        parts = [dataclasses.replace(part, privileged=part.privileged[..., :0]) for part in parts]
+    return parts[0] if len(parts) == 1 else concatenate(parts), invalid
 
 
 def from_data(config: TrainConfig, run: Run) -> tuple[Rollouts, RewardSignal, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -42,8 +43,21 @@ from .run_directory import RunDirectory, next_run
 from .videos import record
 
 
-def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory) -> bool:
+def train(
+    config: TrainConfig,
+    run: Run,
+    pool: environments.Pool,
+    folder: RunDirectory,
+    real: environments.Pool | None = None,
+) -> bool:
     """The training loop, from `run.iteration` to the end.
+
+    Args:
+        config: what to do.
+        run: changed in place.
+        pool: where the policy practises.
+        folder: where everything is written.
+        real: where it is checked, if it practises in a learned world.
 
     Returns:
         False if Ctrl-C stopped it early; everything is saved then.
@@ -54,12 +68,12 @@ def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDir
         AskedToStop() as stop,
     ):
         clock = Clock()
-        while run.iteration < config.iterations and not stop:
+        while run.iteration < config.iterations and not stop and not run.parted:
             run.policy.set_noise_level(noise_level(config, run.policy, run.iteration))
             seen = look_closer(config, run, pool) if run.iteration + 1 in config.see_before else {}
             clock.lap("see")
             pool.assist = assist(config, run.iteration)
-            rollouts, reward, row = gather(config, run, pool)
+            rollouts, reward, row = gather(config, run, pool, real)
             pool.assist = 0.0
             clock.lap("collect")
             set_learning_rate(config, run)
@@ -69,7 +83,7 @@ def train(config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDir
             run.iteration += 1
             clock.lap("learn")
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
-                row |= choose_checkpoint(config, run, pool, folder)
+                row |= choose_checkpoint(config, run, pool, folder, real)
                 clock.lap("evaluate")
             save_replay(config, run, folder)
             # Logged before it is saved: a resumed run drops lines without a checkpoint and writes them anew,
@@ -130,16 +144,32 @@ def load_replay(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
 
 
 def choose_checkpoint(
-    config: TrainConfig, run: Run, pool: environments.Pool, folder: RunDirectory
+    config: TrainConfig,
+    run: Run,
+    pool: environments.Pool,
+    folder: RunDirectory,
+    real: environments.Pool | None = None,
 ) -> dict[str, float]:
     """Measure on the select split; hand the policy on if it is the best so far."""
     torch.set_num_threads(1)
     starts = eval_starts(environments.task_names(config.env), "select", config.select_episodes)
     rate = evaluate(pool, run.policy, starts, greedy=True).outcomes.rate
+    checked: dict[str, float] = {}
+    if config.check_real and real is not None:
+        imagined, rate = rate, evaluate(real, run.policy, starts, greedy=True).outcomes.rate
+        run.real_episodes += rate.trials
+        run.parted = run.parting.apart(imagined.value, rate.value, config.parting)
+        checked = {"imagined/successes": imagined.successes, "imagined/episodes": imagined.trials}
+        if run.parted:
+            print(
+                f"\nimagined success is {imagined.value:.0%}, real success {rate.value:.0%}: they part, so "
+                "the run ends here; the checkpoint is the best by the real one",
+                flush=True,
+            )
     if rate.value >= run.best_select:
         run.best_select = rate.value
         hand_on(config, run, folder)
-    return {"select/successes": rate.successes, "select/episodes": rate.trials}
+    return checked | {"select/successes": rate.successes, "select/episodes": rate.trials}
 
 
 def hand_on(config: TrainConfig, run: Run, folder: RunDirectory) -> None:
@@ -171,6 +201,8 @@ def totals(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
     """What was spent since the run began, and the seconds of each part of this iteration."""
     run.elapsed_s += sum(seconds.values())
     counts = {"episodes": run.episodes, "env_steps": run.env_steps, "elapsed_s": run.elapsed_s}
+    if run.real_episodes:
+        counts["real_episodes"] = run.real_episodes
     return counts | {f"seconds/{part}": value for part, value in seconds.items()}
 
 
@@ -248,6 +280,7 @@ class Options:
 
 
 def main(args: Sequence[str]) -> int:
+    args = environments.short(args)
     parsed = parse_with_preset(
         Options, TrainConfig, args,
         command="train", default_preset="demo",
@@ -287,15 +320,22 @@ def post_train(config: TrainConfig, folder: RunDirectory) -> bool:
         run.load(checkpoint.tensors, checkpoint.meta)
         load_replay(config, run, folder)
         print(f"going on after iteration {run.iteration}")
-    with environments.open_pool(config.env, run.policy.execute) as pool:
+    where = environments.elsewhere(config.env, config.real) if config.real else config.env
+    with contextlib.ExitStack() as opened:
+        pool = environments.open_pool(config.env, run.policy.execute)
+        opened.callback(pool.close)
+        real = environments.open_pool(where, run.policy.execute) if config.real else None
+        if real is not None:
+            opened.callback(real.close)
+        judge = real or pool
         if not folder.eval_before.exists():
-            measure_and_film(config, config.policy, pool, folder, "before")
-            note_incidents(0, pool, folder)
-        if not train(config, run, pool, folder):
+            measure_and_film(config, where, config.policy, judge, folder, "before")
+            note_incidents(0, judge, folder)
+        if not train(config, run, pool, folder, real):
             return False
         if not folder.eval_after.exists():
-            measure_and_film(config, str(folder.policy), pool, folder, "after")
-            note_incidents(run.iteration, pool, folder)
+            measure_and_film(config, where, str(folder.policy), judge, folder, "after")
+            note_incidents(run.iteration, judge, folder)
     if isinstance(run.reward, Asynchronous):
         run.reward.close()
     page = write_report(folder)
@@ -314,9 +354,10 @@ def open_as_practised(config: TrainConfig, name: str) -> tuple[Pi0Policy, Publis
 def begin(config: TrainConfig) -> Run:
     """A run at its first iteration."""
     policy, published = open_as_practised(config, config.policy)
-    environments.contract(config.env).require_match(
-        policy.spec, f"environment {config.env.name}/{config.env.suite}", f"policy {published.path}"
-    )
+    for env in (config.env, *([environments.elsewhere(config.env, config.real)] if config.real else [])):
+        environments.contract(env).require_match(
+            policy.spec, f"environment {env.name}/{env.suite}", f"policy {published.path}"
+        )
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
     reward = build(config.reward, materials(config, policy))[1]
     if config.background:
@@ -357,7 +398,12 @@ def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:
 
 
 def measure_and_film(
-    config: TrainConfig, policy_name: str, pool: environments.Pool, folder: RunDirectory, when: str
+    config: TrainConfig,
+    where: environments.EnvConfig,
+    policy_name: str,
+    pool: environments.Pool,
+    folder: RunDirectory,
+    when: str,
 ) -> None:
     """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
     torch.set_num_threads(1)
@@ -369,10 +415,10 @@ def measure_and_film(
         with Progress(f"test {when}, {mode}") as bar:
             played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
         print(f"{when}, {mode}: {played[mode].outcomes.rate}", flush=True)
-    if config.videos:
-        record(config.env, played["greedy"], folder.videos / when, config.videos)
+    if config.videos and where.name != "world":  # nothing else could be drawn there than what it imagines
+        record(where, played["greedy"], folder.videos / when, config.videos)
     measurement = measure(
-        config.env, open_published(published.path), policy.spec, played,
+        where, open_published(published.path), policy.spec, played,
         policy_name=policy_name, seconds=time.monotonic() - began,
     )  # fmt: skip
     measurement.save(folder.eval_before if when == "before" else folder.eval_after)

@@ -67,17 +67,7 @@ def load_world(folder: Path, device: str = "cpu") -> tuple[WorldModel, Starts, d
     Raises:
         WorldFileError: missing, damaged, or of another version.
     """
-    try:
-        about = json.loads((folder / ABOUT).read_text())
-    except FileNotFoundError as error:
-        raise WorldFileError(
-            f"{folder} holds no world model: {ABOUT} is missing; `regrip world fit` writes such folders"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise WorldFileError(f"{folder / ABOUT} cannot be read ({error}); copy or fit it again") from error
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        found = about.get("format") if isinstance(about, dict) else type(about).__name__
-        raise WorldFileError(f"{folder / ABOUT} is of format {found!r}, expected {_FORMAT!r}; fit it again")
+    about = describe(folder)
     data = {}
     for name in (WEIGHTS, FRAMES):
         try:
@@ -107,6 +97,26 @@ def load_world(folder: Path, device: str = "cpu") -> tuple[WorldModel, Starts, d
             f"{folder / ABOUT} does not fit this version of regrip ({error}); fit it again"
         ) from error
     return model.to(torch.device(device)).eval(), starts, about["card"]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What the JSON of a world model says, without its weights: ``robot``, ``tasks``, ``instructions``, ...
+
+    Raises:
+        WorldFileError: missing, damaged, or of another version.
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except FileNotFoundError as error:
+        raise WorldFileError(
+            f"{folder} holds no world model: {ABOUT} is missing; `regrip world fit` writes such folders"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise WorldFileError(f"{folder / ABOUT} cannot be read ({error}); copy or fit it again") from error
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        found = about.get("format") if isinstance(about, dict) else type(about).__name__
+        raise WorldFileError(f"{folder / ABOUT} is of format {found!r}, expected {_FORMAT!r}; fit it again")
+    return about
 
 
 def _hash(data: bytes) -> str:

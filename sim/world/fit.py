@@ -25,18 +25,25 @@ _EMPHASIS = 8.0
 
 
 def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Episodes to train on, and those held out; which, follows from their number and the seed.
+    """Episodes to train on, and those held out: of each task a share, two at least where there are six.
+
+    Which, follows from the instructions and the seed.
 
     Raises:
         ValueError: if either would be empty.
     """
-    order = counter_generator("world held out", config.seed).permutation(len(clips))
-    count = max(1, round(config.held_out * len(clips)))
-    if count >= len(clips):
+    held: list[int] = []
+    for task in sorted(set(clips.task)):
+        mine = np.array([index for index, text in enumerate(clips.task) if text == task])
+        count = max(2 if len(mine) >= 6 else 0, round(config.held_out * len(mine)))
+        held += counter_generator("world held out", config.seed, task).permutation(mine)[:count].tolist()
+    train = np.setdiff1d(np.arange(len(clips)), held)
+    if not held or not len(train):
         raise ValueError(
-            f"{len(clips)} episodes: with {count} held out none is left to learn from; record more"
+            f"{len(clips)} episodes of {len(set(clips.task))} tasks: {len(held)} would be held out and "
+            f"{len(train)} left to learn from; record at least six of a task"
         )
-    return np.sort(order[count:]), np.sort(order[:count])
+    return train, np.array(sorted(held))
 
 
 def fit(clips: Clips, config: WorldConfig, device: str = "cpu", note: Note = lambda *_: None) -> WorldModel:

@@ -25,7 +25,7 @@ class Starts:
         task: (N,) index into `tasks`.
         decision: (N,) how many decisions of the recorded episode came before; 0 is a real beginning.
         split: (N,) 0 train, 1 select, 2 test. What the model was trained on is `train`; of the episodes held
-            out every second one is `select` and every other `test`.
+            out every second one of a task is `select` and every other `test`.
         tasks: ``suite/task`` of each task.
         instructions: of each task.
         limits: of each task, decisions of its longest training episode.
@@ -72,8 +72,11 @@ class Starts:
 def starts_of(clips: Clips, config: WorldConfig) -> Starts:
     """Every episode's beginning, and frames from the middle of those trained on, a decision apart."""
     train, held = split(clips, config)
-    rank = {int(episode): number for number, episode in enumerate(held)}
     names = [_task(clips, episode) for episode in range(len(clips))]
+    rank = {
+        int(one): [names[int(e)] for e in held[:number]].count(names[int(one)])
+        for number, one in enumerate(held)
+    }
     tasks = tuple(sorted(set(names)))
     frames = [clips.frame_of[clips.first[:-1]]]
     middle = np.flatnonzero(
