@@ -18,6 +18,7 @@ from ..datasets.protocols import Reward
 from .binary import BinarySuccess
 from .combining import GatedAccumulation
 from .embedding import Encoder, PixelDownsample, SimulatorState
+from .environment import EnvironmentReward
 from .pipeline import AddSuccess, Pipeline
 from .scorers import Difference, FrameProgress, Level, Potential, Reduced, Terminal, TrajectoryScorer
 from .self_referential import SelfReferential, SelfReferentialConfig
@@ -192,6 +193,10 @@ def _given(value: Any) -> Any:
 _FITTED, _LOOKING, _ASKING = ("model",), ("model", "camera"), ("judge", "camera")
 PRESETS: dict[str, Preset] = {
     "binary": Preset("the simulator's verdict, 1 at the step of success", lambda m: BinarySuccess()),
+    "environment": Preset(
+        "what the environment itself pays: in a learned world the probability of success, less doubt",
+        lambda m: EnvironmentReward(),
+    ),
     "self_referential": Preset(
         "a failure is worth the more, the more it looks like the policy's own successes",
         _self_referential,

@@ -24,6 +24,8 @@ class WorldConfig:
         ensemble: heads that predict the next step; how far they differ is the model's doubt.
         tokenizer_steps: optimiser steps of the tokenizer.
         tokenizer_batch: pictures in one of them (of one camera each).
+        reach_steps: optimiser steps of proprioception alone.
+        reach_batch: decisions in one of them.
         steps: optimiser steps of the dynamics.
         batch: windows in one of them.
         window: decisions in a window; at least `context`.
@@ -43,15 +45,17 @@ class WorldConfig:
     width: int = 128
     layers: int = 4
     heads: int = 4
-    context: int = 3
+    context: int = 2
     ensemble: int = 3
     tokenizer_steps: int = 1500
     tokenizer_batch: int = 32
+    reach_steps: int = 3000
+    reach_batch: int = 256
     steps: int = 2000
-    batch: int = 24
-    window: int = 6
+    batch: int = 48
+    window: int = 3
     imagine_from: float = 0.3
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     success_weight: float = 0.3
     held_out: float = 0.1

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ...datasets.starts import counter_generator
 from .clips import Clips, Windows
@@ -164,11 +165,33 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     )
 
 
+def fit_reach(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> None:
+    """Proprioception alone first: a hundred times as cheap as pictures, which are drawn by it."""
+    config = model.config
+    parameters = list(model.dynamics.reach.parameters())
+    optimizer, schedule = _optimizer(parameters, config, config.reach_steps)
+    draw = counter_generator("world reach", config.seed)
+    once = clips.windows(frames, config.chunk, 1)
+    known = np.flatnonzero(once.following[:, 0] >= 0)
+    for step in range(config.reach_steps):
+        rows = draw.choice(known, config.reach_batch)
+        state = model.normal_state(clips.state[once.frame[rows, 0]])
+        wanted = model.normal_state(clips.state[once.following[rows, 0]])
+        action = model.normal_action(once.action[rows, 0], once.valid[rows, 0])
+        loss = functional.smooth_l1_loss(model.dynamics.reached(state, action), wanted, beta=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        note("reach", step + 1, config.reach_steps, float(loss.detach()))
+
+
 def fit_dynamics(
     model: WorldModel, clips: Clips, tokens: Tensor, frames: NDArray[np.int64], note: Note
 ) -> None:
     """Windows from anywhere in an episode; later half of them read what the model predicted itself."""
     config = model.config
+    fit_reach(model, clips, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)

@@ -88,6 +88,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return seen.transpose(1, 2).flatten(2)
 
 
+def _near(found: Tensor, wanted: Tensor) -> Tensor:
+    """Of states (...,S), which are exact where nothing is touched: (...)."""
+    return functional.smooth_l1_loss(found, wanted, reduction="none", beta=0.1).mean(-1)
+
+
 @dataclass(frozen=True)
 class Memory:
     """B imaginations, each with as many decisions behind it as it has.
@@ -125,6 +130,12 @@ class VideoDynamics(nn.Module):
         super().__init__()
         self.shape, self.context, self.ensemble = (cameras, places, dims), context, ensemble
         self.success_weight = success_weight
+        # Where the robot will be is easy to say, and where it will be seen follows: so that comes first.
+        self.reach = nn.Sequential(
+            nn.Linear(state + chunk, 2 * width), nn.SiLU(),
+            nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state),
+        )  # fmt: skip
+        self.ahead = nn.Linear(2 * state, width)
         self.read, self.feel = nn.Linear(dims, width), nn.Linear(state, width)
         self.place = nn.Parameter(torch.randn(cameras * places + 1, width) * 0.02)
         self.act = nn.Sequential(nn.Linear(chunk, width), nn.SiLU(), nn.Linear(width, width))
@@ -149,10 +160,17 @@ class VideoDynamics(nn.Module):
 
     # ---- the network ---------------------------------------------------------------------------------
 
-    def _embed(self, tokens: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """(B,T,C,n,d), (B,T,S) and (B,T,H,A+1) to (B,T,N,w)."""
+    def _embed(self, tokens: Tensor, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,T,C,n,d), (B,T,S) and (B,T,H,A+1) to (B,T,N,w), and a first guess of the next state (B,T,S)."""
+        chunk = action.flatten(2)
+        guess = self.reached(state, action)
+        moves = self.act(chunk) + self.ahead(torch.cat([state, guess.detach()], -1))
         seen = torch.cat([self.read(tokens.flatten(2, 3)), self.feel(state)[:, :, None]], 2)
-        whole: Tensor = seen + self.place + self.act(action.flatten(2))[:, :, None]
+        return seen + self.place + moves[:, :, None], guess
+
+    def reached(self, state: Tensor, action: Tensor) -> Tensor:
+        """Where proprioception (...,S) will be after `action` (...,H,A+1), if nothing is in the way."""
+        whole: Tensor = state + self.reach(torch.cat([state, action.flatten(-2)], -1)).float()
         return whole
 
     def _changes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +212,8 @@ class VideoDynamics(nn.Module):
 
     def step(self, memory: Memory, action: Tensor, words: Tensor) -> tuple[Memory, Step]:
         """See `Dynamics`."""
-        x = self._embed(memory.tokens[:, None], memory.state[:, None], action[:, None])[:, 0]
+        x, guess = self._embed(memory.tokens[:, None], memory.state[:, None], action[:, None])
+        x = x[:, 0]
         behind = torch.arange(self.context - 1, -1, -1, device=x.device)
         mask = behind <= memory.gone[:, None]
         kept = []
@@ -205,7 +224,7 @@ class VideoDynamics(nn.Module):
         seen, moved = seen[:, :, 0], moved[:, :, 0]
         step = Step(
             memory.tokens + seen.mean(0),
-            memory.state + moved.mean(0),
+            guess[:, 0] + moved.mean(0),
             self._success(x[:, None], words)[:, 0],
             seen.var(0, correction=0).mean((1, 2, 3)).sqrt(),
         )
@@ -219,7 +238,7 @@ class VideoDynamics(nn.Module):
         tokens, state = batch.tokens[:, :-1], batch.state[:, :-1]
         if imagined:
             tokens, state = self._imagine(batch)
-        x = self._embed(tokens, state, batch.action)
+        x, guess = self._embed(tokens, state, batch.action)
         for layer in self.layers:
             x = layer(x)
         seen, moved = self._changes(x)
@@ -227,10 +246,10 @@ class VideoDynamics(nn.Module):
         share = torch.randint(0, 3, (self.ensemble, len(tokens), 1), device=tokens.device).float()
         known = batch.follows * share
         count = known.sum().clamp_min(1)
-        off_tokens = (tokens + seen - batch.tokens[:, 1:]).abs().mean((3, 4, 5))
-        off_state = functional.smooth_l1_loss(
-            state + moved, batch.state[:, 1:].expand_as(moved), reduction="none", beta=0.1
-        ).mean(-1)
+        # Squares: the median of what may happen to a token is that nothing does.
+        off_tokens = (tokens + seen - batch.tokens[:, 1:]).square().mean((3, 4, 5))
+        wanted = batch.state[:, 1:]
+        off_state = _near(guess.detach() + moved, wanted.expand_as(moved)) + _near(guess, wanted)
         success = functional.binary_cross_entropy_with_logits(
             self._success(x, batch.words), batch.success, reduction="none"
         )

@@ -16,6 +16,7 @@ from vision_members import VISION
 from regrip.datasets.protocols import Reward
 from regrip.rewards.binary import BinarySuccess
 from regrip.rewards.embedding import SimulatorState
+from regrip.rewards.environment import EnvironmentReward
 from regrip.rewards.pipeline import AddSuccess, Pipeline, Sum
 from regrip.rewards.scorers import (
     Difference,
@@ -112,6 +113,13 @@ MEMBERS: list[Member] = [
         BinarySuccess,
         bounds=(0, 1),
         exempt={**WHOLE, **NO_TEXT, 7: "the simulator's verdict is not in the pictures"},
+    ),
+    Member(
+        "environment",
+        "reward",
+        EnvironmentReward,
+        bounds=(0, 1),
+        exempt={**WHOLE, **NO_TEXT, 7: "what the environment pays is not in the pictures"},
     ),
     Member(
         "srpo",

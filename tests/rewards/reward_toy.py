@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from regrip.datasets.episode import Rollouts
 from regrip.datasets.starts import StartState, counter_generator
+from regrip.rewards.binary import at_last_step
 
 SIZE, NUM_DECISIONS, CHUNK = 32, 12, 2
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (50, 80, 230)}
@@ -101,7 +102,7 @@ def carry(episodes: Sequence[Carry], iteration: int = 0) -> Rollouts:
         privileged=privileged,
         action=action,
         valid=valid,
-        reward=np.zeros(valid.shape, np.float32),
+        reward=at_last_step(valid, success.astype(np.float32)),
         success=success,
         truncated=~success,
         invalid=np.zeros(count, bool),
