@@ -282,6 +282,11 @@ class Pi0Policy(nn.Module):
         normal = (state.to(self.device) - self.state_mean) / self.state_std  # type: ignore[operator]
         return functional.pad(normal, (0, self.config.max_state_dim - normal.shape[-1]))
 
+    def normal_action(self, action: Tensor) -> Tensor:
+        """(...,A) in physical units, normalised and padded to (...,max_action_dim)."""
+        normal = (action.to(self.device) - self.action_mean) / self.action_std  # type: ignore[operator]
+        return functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+
     def velocity(self, state: Tensor, prefix: Prefix) -> flow.Velocity:
         """The flow's velocity, of latents (N,H,max_action_dim) and times, given what the VLM saw."""
         suffix = self.chunk_size + 1  # the state token and one token an action
@@ -489,6 +494,30 @@ class Pi0Policy(nn.Module):
             )[..., : self.spec.action_dim].sum(-1)
         return Evaluation(log_prob, value, prefix.features)
 
+    def flow_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Times (N,) at which flow matching compares velocities, Beta(a, 1) as in pi-zero.
+
+        Raises:
+            ValueError: if the architecture asks for another distribution.
+        """
+        if self.config.time_sampling_beta_beta != 1.0:
+            raise ValueError(
+                f"flow times are drawn from Beta(a, 1) as in pi-zero; this config asks for "
+                f"Beta({self.config.time_sampling_beta_alpha}, {self.config.time_sampling_beta_beta})"
+            )
+        time = torch.rand(count, generator=generator).to(self.device)
+        time = time ** (1.0 / self.config.time_sampling_beta_alpha)
+        return time * self.config.time_sampling_scale + self.config.time_sampling_offset
+
+    def velocity_error(self, velocity: flow.Velocity, normal: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Squared error (N,H) of the velocity between normalised chunks and noise (N,H,max_action_dim).
+
+        Mean over the robot's own dimensions, at `time` (N,).
+        """
+        t = time[:, None, None]
+        error = velocity(t * noise + (1 - t) * normal, time) - (noise - normal)
+        return error.square()[..., : self.spec.action_dim].mean(-1)
+
     def imitation_loss(
         self,
         batch: DecisionBatch,
@@ -519,24 +548,15 @@ class Pi0Policy(nn.Module):
             log_p = self._token_logits(state, prefix).log_softmax(-1)
             error = -log_p.gather(-1, token[..., None]).squeeze(-1).mean(-1)
         else:
-            if self.config.time_sampling_beta_beta != 1.0:
-                raise ValueError(
-                    f"flow times are drawn from Beta(a, 1) as in pi-zero; this config asks for "
-                    f"Beta({self.config.time_sampling_beta_alpha}, {self.config.time_sampling_beta_beta})"
-                )
-            normal = (action - self.action_mean) / self.action_std  # type: ignore[operator]
-            normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+            normal = self.normal_action(action)
             acting = valid.any(-1).nonzero().squeeze(-1)  # the others are there for the auxiliary loss alone
             rows = acting.repeat_interleave(draws)
             shared = prefix.take(rows)
             normal, valid = normal[rows], valid[rows]
             noise = torch.randn(normal.shape, generator=generator).to(self.device)
-            uniform = torch.rand(len(normal), generator=generator).to(self.device)
-            time = uniform ** (1.0 / self.config.time_sampling_beta_alpha)
-            time = time * self.config.time_sampling_scale + self.config.time_sampling_offset
-            t = time[:, None, None]
-            predicted = self.velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
-            error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
+            time = self.flow_times(len(normal), generator)
+            velocity = self.velocity(state[rows], shared)
+            error = self.velocity_error(velocity, normal, noise, time)
         loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
         if auxiliary is not None:
             loss = loss + auxiliary(prefix, batch.privileged)
