@@ -19,7 +19,6 @@ It needs a VLM that is frozen, since the replay keeps what the VLM made of the p
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +30,8 @@ from torch.nn import functional
 
 from ..datasets.episode import Rollouts
 from ..datasets.starts import counter_generator
+from . import flow
+from .frozen import frozen_copy
 from .pi0 import Pi0Policy
 from .policy import flatten
 from .prefix import Prefix
@@ -296,9 +297,7 @@ def update(
         progress(step + 1, total)
     metrics["critic/fitted"] = judged(draw(4096))
 
-    # The copy shares what is frozen.
-    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
-    anchor = copy.deepcopy(policy, shared)
+    began = frozen_copy(policy)
     losses, gains, moved, norms = [], [], [], []
     for step in range(config.steps):
         rows = draw(config.minibatch)
@@ -306,7 +305,7 @@ def update(
             rows, "keys", "values", "mask", "features", "state", "before", "step"
         )
         with torch.no_grad():
-            mean, std = anchor.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
+            mean, std = began.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
             shape = (len(rows), config.candidates, *mean.shape[1:])
             noise = torch.randn(shape, generator=generator).to(device)
             shift = noise if policy.factor is None else policy.factor @ noise
@@ -318,10 +317,7 @@ def update(
             weight = (config.greed * centred / spread).softmax(1)
             wanted = (weight[..., None, None] * noise).sum(1)[..., :dims]
         now, std = policy.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
-        went = (now - mean) / std
-        if policy.factor is not None:
-            went = torch.linalg.solve_triangular(policy.factor, went, upper=False)
-        went = went[..., :dims]
+        went = flow.whiten(now - mean, std, policy.factor)[..., :dims]
         loss = (went - wanted).square().sum((1, 2)).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -330,9 +330,17 @@ class Pi0Policy(nn.Module):
     ) -> ActionSample:
         """Answer a batch of observations; see `datasets.protocols.Actor`.
 
-        Rows with the same images and sentence (the members of a group at their first decision) share one
-        pass of the VLM.
+        The members of a group share one pass of the VLM at their first decision.
         """
+        state, prefix = self.observe(observation)
+        draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
+        answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
+        sample = answer(state, prefix, draw)
+        return sample if draw is None else self.noted(sample, state, prefix)
+
+    @torch.no_grad()
+    def observe(self, observation: Observation) -> tuple[Tensor, Prefix]:
+        """Normalised state and the VLM's pass; rows with the same images and sentence share one pass."""
         pixels = np.stack([observation.images[name] for name in self.cameras], axis=1)
         unique, inverse = _same_rows(pixels, observation.instruction)
         prefix = self.prefix(
@@ -340,12 +348,11 @@ class Pi0Policy(nn.Module):
         )
         if len(unique) < len(pixels):
             prefix = prefix.take(torch.from_numpy(inverse))
-        state = self.normal_state(torch.from_numpy(observation.state))
-        draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
-        answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
-        sample = answer(state, prefix, draw)
-        if draw is None:
-            return sample
+        return self.normal_state(torch.from_numpy(observation.state)), prefix
+
+    @torch.no_grad()
+    def noted(self, sample: ActionSample, state: Tensor, prefix: Prefix) -> ActionSample:
+        """The sample with what learning asks for: the critic's ``value`` and what the VLM saw, if small."""
         value = self.critic(prefix.features, state).cpu().numpy()
         return dataclasses.replace(sample, latent={**sample.latent, "value": value, **self._kept(prefix)})
 
@@ -464,6 +471,12 @@ class Pi0Policy(nn.Module):
         velocity = self.velocity(state, prefix)(before, time)
         return flow.sde_moments(before, velocity, time, delta, self.settings.noise_level)
 
+    def value(self, state: Tensor, prefix: Prefix, gradient: float = 0.0) -> Tensor:
+        """The critic's values (N,H); `gradient` is the share of theirs that reaches the VLM."""
+        stopped = prefix.features.detach()
+        value: Tensor = self.critic(stopped + gradient * (prefix.features - stopped), state)
+        return value
+
     def evaluate(
         self, batch: DecisionBatch, value_gradient: float = 0.0, prefix: Prefix | None = None
     ) -> Evaluation:
@@ -476,8 +489,7 @@ class Pi0Policy(nn.Module):
         """
         prefix = prefix or self.prefix(batch.pixels, batch.instruction)
         state = self.normal_state(batch.state)
-        stopped = prefix.features.detach()
-        value = self.critic(stopped + value_gradient * (prefix.features - stopped), state)
+        value = self.value(state, prefix, value_gradient)
         latent = {name: tensor.to(self.device) for name, tensor in batch.latent.items()}
         if self.settings.head == "tokens":
             log_p = (self._token_logits(state, prefix) / self.settings.temperature).log_softmax(-1)

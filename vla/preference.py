@@ -232,7 +232,7 @@ def update(
     if prefix is not None:
         batch = batch.without_pictures()
     total = config.epochs * math.ceil(len(pairs) / config.minibatch)
-    losses, norms, last = [], [], []
+    losses, norms, last = list[float](), list[float](), list[tuple[float, ...]]()
     for epoch in range(config.epochs):
         draw = counter_generator("preference", *key, epoch)
         generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
@@ -255,7 +255,7 @@ def update(
             with torch.no_grad():
                 old = _errors(reference, state, before.take(twice), *drawn).chunk(2)
             new = _errors(policy, state, seen.take(twice), *drawn).chunk(2)
-            logit = preferred(*new, *old, config.beta)
+            logit = preferred(new[0], new[1], old[0], old[1], config.beta)
             loss = -functional.logsigmoid(logit).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

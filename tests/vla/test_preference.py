@@ -93,7 +93,7 @@ def test_frames_without_a_preference_are_left_out() -> None:
     assert len(pairs) == 2
     assert torch.equal(pairs.better.state, seen.state[[1, 3]])
     none = preference.pair(policy, seen, chunks, np.zeros((4, 2)), demonstrated=False)
-    before = policy.weights()
+    before = {name: value.clone() for name, value in policy.weights().items()}
     assert preference.update(policy, preference.optimizer(policy, QUICK), none, QUICK, ("t",)) == {"pairs": 0}
     assert all(torch.equal(value, policy.weights()[name]) for name, value in before.items())
 
