@@ -20,6 +20,7 @@ from ..vla.pi0 import Pi0Policy
 from ..vla.policy import DecisionBatch
 from ..vla.sampler import SamplerConfig, StartSampler
 from ..vla.seeing import SeeingConfig
+from .checkpoint import CheckpointError
 from .environments import EnvConfig
 from .materials import JudgeConfig
 
@@ -149,6 +150,11 @@ class TrainConfig:
             raise ValueError("check_real and real_share need a simulator of the real thing: give real")
         if not 0.0 <= self.real_share < 1.0:
             raise ValueError(f"real_share {self.real_share} must be in [0, 1): a share of the episodes")
+        if self.mpo.anchor and self.see_before:
+            raise ValueError(
+                f"mpo.anchor {self.mpo.anchor} with see_before {list(self.see_before)}: a VLM that learns on "
+                "the way shows the base policy what it never learnt to read; leave out one of them"
+            )
         if self.data and (self.algorithm != "mpo" or self.branches or self.background):
             raise ValueError(
                 f"data with algorithm {self.algorithm!r}: what a node recorded is learnt from by 'mpo' "
@@ -192,7 +198,8 @@ class Run:
     """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
 
     MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`). Episodes
-    that wait for their reward are not saved.
+    that wait for their reward are not saved, nor is the policy that MPO's anchor holds to: it is the one the
+    run began with, found again by its name, and `base` (its digest) says whether it is still the same.
     Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
     """
 
@@ -201,6 +208,7 @@ class Run:
     reward: Reward
     sampler: StartSampler
     learner: mpo.Learner | None = None
+    base: str = ""
     monitor: Monitor = field(default_factory=Monitor)
     waiting: list[Rollouts] = field(default_factory=list)
     recorded: Rollouts | None = None
@@ -234,6 +242,7 @@ class Run:
             "real_episodes": self.real_episodes,
             "parting": [repr(self.parting.gap), repr(self.parting.real)],  # JSON knows no NaN
             "parted": self.parted,
+            "base": self.base,
             "sampler": self.sampler.state_dict(),
             "monitor": self.monitor.state(),
         }
@@ -244,6 +253,12 @@ class Run:
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
+        anchored = self.learner is not None and self.learner.base is not None
+        if anchored and meta["base"] != self.base:
+            raise CheckpointError(
+                f"the run is anchored to a base policy with digest {meta['base']}, and its configuration's "
+                f"`policy` has digest {self.base} now: put back the policy it began with, or begin a new run"
+            )
         self.policy.load_weights(part("policy."), "the checkpoint")
         if self.learner is not None:
             self.learner.critic.load_state_dict(part("critic."))

@@ -368,14 +368,14 @@ def begin(config: TrainConfig) -> Run:
     if config.algorithm == "ppo":
         optimizer = ppo.optimizer(policy, config.ppo)
     elif config.algorithm == "mpo":
-        learner = mpo.Learner.of(policy, config.seed)
+        learner = mpo.Learner.of(policy, config.seed, config.mpo.anchor)
         optimizer = mpo.optimizer(policy, learner, config.mpo)
     else:
         optimizer = grpo.optimizer(policy, config.grpo)
     sampler = StartSampler(
         environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
     )
-    return Run(policy, optimizer, reward, sampler, learner)
+    return Run(policy, optimizer, reward, sampler, learner, published.digest)
 
 
 def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:

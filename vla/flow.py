@@ -65,6 +65,16 @@ def chunk_factor(chunk_size: int, correlation: float) -> Tensor:
     return factor.float()
 
 
+def whiten(distance: Tensor, std: Tensor, factor: Tensor | None = None) -> Tensor:
+    """A distance (N,H,A) between two means in units of their common, perhaps correlated, noise.
+
+    Half its square, summed, is the divergence of either normal from the other; over the first k steps it is
+    that of those k.
+    """
+    z = distance / std
+    return z if factor is None else torch.linalg.solve_triangular(factor, z, upper=False)
+
+
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, factor: Tensor | None = None) -> Tensor:
     """Log-density of `x` (N,H,A) under a normal, element by element, in float32.
 
@@ -72,10 +82,9 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor, factor: Tensor | Non
     steps before it: the sum over the first k steps is exactly the log-density of those k, so that a chunk cut
     short has an exact log-probability too.
     """
-    z = (x.float() - mean.float()) / std.float()
+    z = whiten(x.float() - mean.float(), std.float(), factor)
     log_scale = torch.log(std.float())
     if factor is not None:
-        z = torch.linalg.solve_triangular(factor, z, upper=False)
         log_scale = log_scale + torch.log(factor.diagonal())[:, None]
     return -0.5 * z * z - log_scale - 0.5 * math.log(2.0 * math.pi)
 
@@ -123,6 +132,47 @@ def sample(
             log_prob = torch.where(here, gaussian_log_prob(jumped, mean, std, factor), log_prob)
         x = following
     return x, before, after, log_prob
+
+
+def sample_chain(
+    velocity: Velocity,
+    start: Tensor,
+    num_steps: int,
+    noise_level: float,
+    noise: Tensor,
+    factor: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Denoise `start` in `num_steps` steps, of which the last K' are stochastic; K' is the noises given.
+
+    The last step is stochastic too, so the action keeps noise of standard deviation
+    ``noise_level * delta / sqrt(1 - delta)``.
+
+    Args:
+        velocity: see `sample`.
+        start: likewise.
+        num_steps: likewise.
+        noise_level: see `sde_moments`.
+        noise: float32 (N,K',H,A) standard normal, one for each stochastic step.
+        factor: see `sample`.
+
+    Returns:
+        the latents (N,K'+1,H,A) from before the first stochastic step on, the last of which is the action;
+        and the elementwise log-densities (N,K',H,A) of the steps between them.
+    """
+    x, delta = start, 1.0 / num_steps
+    latents, log_probs = list[Tensor](), list[Tensor]()
+    for step in range(num_steps):
+        time = torch.full((len(x),), 1.0 - step * delta, device=x.device)
+        v = velocity(x, time)
+        inner = step - (num_steps - noise.shape[1])
+        if inner < 0:
+            x = x - delta * v
+            continue
+        mean, std = sde_moments(x, v, time, delta, noise_level)
+        latents.append(x)
+        x = mean + std * (noise[:, inner] if factor is None else factor @ noise[:, inner])
+        log_probs.append(gaussian_log_prob(x, mean, std, factor))
+    return torch.stack([*latents, x], 1), torch.stack(log_probs, 1)
 
 
 def step_log_prob(

@@ -11,6 +11,7 @@ done otherwise than there:
   really explores with), and fitting is regression of that step's mean, in units of its noise.
 * The fit is to a copy of the policy taken at the start of the iteration, which is the trust region; the dual
   variables of the paper are left out, the temperature is set by the spread of the candidates' values.
+* It can also be held to the policy the run began with (`MpoConfig.anchor`), for imagined episodes.
 
 A policy-gradient step must average the noise of single episodes out of every parameter; here a small critic
 does the averaging, over states, chunks and iterations, so episodes of older policies and failures teach too.
@@ -19,7 +20,6 @@ It needs a VLM that is frozen, since the replay keeps what the VLM made of the p
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +31,8 @@ from torch.nn import functional
 
 from ..datasets.episode import Rollouts
 from ..datasets.starts import counter_generator
+from . import flow
+from .frozen import frozen_copy
 from .pi0 import Pi0Policy
 from .policy import flatten
 from .prefix import Prefix
@@ -60,6 +62,11 @@ class MpoConfig:
         gamma: discount for one control step: a success that comes sooner is worth more.
         replay: iterations remembered.
         max_grad_norm: gradient clipping of the policy.
+        anchor: holds the policy to the one the run began with: weight of the squared distance between the
+            two means of the stochastic step, in units of its noise, as the fit's own distances are. At 1 each
+            fit would end half-way between what the critic wants and that policy. Where episodes are imagined
+            a policy without one learns what the model gets wrong (DiWA, arXiv 2508.03645, whose alpha this
+            is). 0 leaves it out.
     """
 
     learning_rate: float = 2e-4
@@ -77,6 +84,11 @@ class MpoConfig:
     gamma: float = 0.97
     replay: int = 8
     max_grad_norm: float = 1.0
+    anchor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.anchor >= 0:
+            raise ValueError(f"mpo: anchor {self.anchor} must be 0 (none) or above")
 
 
 class ChunkCritic(nn.Module):
@@ -130,14 +142,19 @@ before, after, step (see `flow.sample`) and returns."""
 
 @dataclass
 class Learner:
-    """What MPO keeps beside the policy: critic, and decisions of the last iterations, oldest first."""
+    """What MPO keeps beside the policy: critic, and decisions of the last iterations, oldest first.
+
+    `base` is what `MpoConfig.anchor` holds the policy to: a frozen copy from before the first iteration,
+    which shares the VLM. It is made anew, not saved, when a run goes on: from the policy the run began with.
+    """
 
     critic: ChunkCritic
     replay: list[Decisions] = field(default_factory=list)
+    base: Pi0Policy | None = None
 
     @classmethod
-    def of(cls, policy: Pi0Policy, seed: int) -> Learner:
-        """A fresh one.
+    def of(cls, policy: Pi0Policy, seed: int, anchor: float = 0.0) -> Learner:
+        """A fresh one; with `anchor` above 0, `policy` as it is now is the base.
 
         Raises:
             ValueError: if the policy has no flow head, does not explore with it, or its VLM learns.
@@ -157,7 +174,7 @@ class Learner:
                 int(policy.config.max_state_dim),
                 policy.execute * policy.spec.action_dim,
             )
-        return cls(critic.to(policy.device))
+        return cls(critic.to(policy.device), base=frozen_copy(policy) if anchor else None)
 
 
 def optimizer(policy: Pi0Policy, learner: Learner, config: MpoConfig) -> torch.optim.Optimizer:
@@ -252,7 +269,18 @@ def update(
         config: settings.
         key: see there.
         progress: see there.
+
+    Raises:
+        ValueError: if the learner has no base and `MpoConfig.anchor` asks for one, or as `remember`.
     """
+    base = learner.base
+    if config.anchor:
+        if base is None:
+            raise ValueError(
+                f"mpo: anchor {config.anchor}, and the learner has no base policy: make it by "
+                "Learner.of(policy, seed, anchor)"
+            )
+        base.set_noise_level(policy.settings.noise_level)  # the step's mean depends on it
     device, dims, critic = policy.device, policy.spec.action_dim, learner.critic
     done = policy.execute  # the critic judges what was executed, not what else was planned
     first = not learner.replay
@@ -296,17 +324,15 @@ def update(
         progress(step + 1, total)
     metrics["critic/fitted"] = judged(draw(4096))
 
-    # The copy shares what is frozen.
-    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
-    anchor = copy.deepcopy(policy, shared)
-    losses, gains, moved, norms = [], [], [], []
+    began = frozen_copy(policy)
+    losses, gains, moved, norms, strayed = [], [], [], [], []
     for step in range(config.steps):
         rows = draw(config.minibatch)
         keys, values, mask, features, state, before, at = take(
             rows, "keys", "values", "mask", "features", "state", "before", "step"
         )
         with torch.no_grad():
-            mean, std = anchor.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
+            mean, std = began.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
             shape = (len(rows), config.candidates, *mean.shape[1:])
             noise = torch.randn(shape, generator=generator).to(device)
             shift = noise if policy.factor is None else policy.factor @ noise
@@ -318,11 +344,14 @@ def update(
             weight = (config.greed * centred / spread).softmax(1)
             wanted = (weight[..., None, None] * noise).sum(1)[..., :dims]
         now, std = policy.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
-        went = (now - mean) / std
-        if policy.factor is not None:
-            went = torch.linalg.solve_triangular(policy.factor, went, upper=False)
-        went = went[..., :dims]
+        went = flow.whiten(now - mean, std, policy.factor)[..., :dims]
         loss = (went - wanted).square().sum((1, 2)).mean()
+        if config.anchor and base is not None:
+            with torch.no_grad():
+                there, _ = base.step_moments(state, Prefix.unpack(keys, values, mask, features), before, at)
+            apart = flow.whiten(now - there, std, policy.factor)[..., :dims].square().sum((1, 2)).mean()
+            strayed.append(0.5 * apart.item())
+            loss = loss + config.anchor * apart
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         actor = optimizer.param_groups[0]["params"]
@@ -332,6 +361,8 @@ def update(
         gains.append(float((weight * centred).sum(1).mean()))
         moved.append(0.5 * float(went.detach().square().sum((1, 2)).mean()))
         progress(critic_steps + step + 1, total)
+    if strayed:
+        metrics["anchor/kl"] = strayed[-1]  # nats per chunk, from the policy the run began with
     return metrics | {
         "loss": float(np.mean(losses)),
         "critic/gain": float(np.mean(gains)),  # of the weighted candidates over the mean one, in returns

@@ -62,8 +62,8 @@ def clipped_objective(
     old_log_prob: Tensor,
     advantage: Tensor,
     weight: Tensor,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
+    clip_low: float | Tensor = 0.2,
+    clip_high: float | Tensor = 0.28,
     log_ratio_clamp: float = 20.0,
     dual_clip: float | None = None,
     denominator: float | None = None,
@@ -84,7 +84,8 @@ def clipped_objective(
         old_log_prob: same shape, under the policy that acted; without gradient.
         advantage: same shape, without gradient.
         weight: same shape, not negative; `advantages.episode_weights`.
-        clip_low: how far below 1 the ratio may go before it stops paying.
+        clip_low: how far below 1 the ratio may go before it stops paying; one number, or one for each element
+            (then `clip_high` too).
         clip_high: how far above 1.
         log_ratio_clamp: keeps exp finite; beyond it the gradient is zero.
         dual_clip: above 1; bounds the loss of a very unlikely bad action.
@@ -98,7 +99,8 @@ def clipped_objective(
         ValueError: shapes differ, or a weight is negative, or a setting is out of range.
     """
     _check(log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage, weight=weight)
-    if not 0 <= clip_low < 1 or clip_high < 0:
+    low, high = torch.as_tensor(clip_low), torch.as_tensor(clip_high)
+    if not bool(((low >= 0) & (low < 1)).all()) or bool((high < 0).any()):
         raise ValueError(f"clip {clip_low}/{clip_high}: expected 0 <= low < 1 and 0 <= high")
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip {dual_clip} must be above 1, or None to leave it out")
@@ -107,7 +109,8 @@ def clipped_objective(
     log_ratio = torch.where(counts, log_prob - old_log_prob.detach(), 0.0)
     log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
     ratio = log_ratio.exp()
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+    near = ratio.clamp(1 - clip_low, 1 + clip_high)  # type: ignore[arg-type]  # both numbers, or both tensors
+    gain = torch.minimum(ratio * advantage, near * advantage)
     if dual_clip is not None:
         gain = torch.where(advantage < 0, torch.maximum(gain, dual_clip * advantage), gain)
     loss = -(weight * gain).sum() / _denominator(weight, denominator)

@@ -282,6 +282,11 @@ class Pi0Policy(nn.Module):
         normal = (state.to(self.device) - self.state_mean) / self.state_std  # type: ignore[operator]
         return functional.pad(normal, (0, self.config.max_state_dim - normal.shape[-1]))
 
+    def normal_action(self, action: Tensor) -> Tensor:
+        """(...,A) in physical units, normalised and padded to (...,max_action_dim)."""
+        normal = (action.to(self.device) - self.action_mean) / self.action_std  # type: ignore[operator]
+        return functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+
     def velocity(self, state: Tensor, prefix: Prefix) -> flow.Velocity:
         """The flow's velocity, of latents (N,H,max_action_dim) and times, given what the VLM saw."""
         suffix = self.chunk_size + 1  # the state token and one token an action
@@ -325,9 +330,17 @@ class Pi0Policy(nn.Module):
     ) -> ActionSample:
         """Answer a batch of observations; see `datasets.protocols.Actor`.
 
-        Rows with the same images and sentence (the members of a group at their first decision) share one
-        pass of the VLM.
+        The members of a group share one pass of the VLM at their first decision.
         """
+        state, prefix = self.observe(observation)
+        draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
+        answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
+        sample = answer(state, prefix, draw)
+        return sample if draw is None else self.noted(sample, state, prefix)
+
+    @torch.no_grad()
+    def observe(self, observation: Observation) -> tuple[Tensor, Prefix]:
+        """Normalised state and the VLM's pass; rows with the same images and sentence share one pass."""
         pixels = np.stack([observation.images[name] for name in self.cameras], axis=1)
         unique, inverse = _same_rows(pixels, observation.instruction)
         prefix = self.prefix(
@@ -335,12 +348,11 @@ class Pi0Policy(nn.Module):
         )
         if len(unique) < len(pixels):
             prefix = prefix.take(torch.from_numpy(inverse))
-        state = self.normal_state(torch.from_numpy(observation.state))
-        draw = None if noise_keys is None else [counter_generator(*key) for key in noise_keys]
-        answer = self._act_tokens if self.settings.head == "tokens" else self._act_flow
-        sample = answer(state, prefix, draw)
-        if draw is None:
-            return sample
+        return self.normal_state(torch.from_numpy(observation.state)), prefix
+
+    @torch.no_grad()
+    def noted(self, sample: ActionSample, state: Tensor, prefix: Prefix) -> ActionSample:
+        """The sample with what learning asks for: the critic's ``value`` and what the VLM saw, if small."""
         value = self.critic(prefix.features, state).cpu().numpy()
         return dataclasses.replace(sample, latent={**sample.latent, "value": value, **self._kept(prefix)})
 
@@ -459,6 +471,12 @@ class Pi0Policy(nn.Module):
         velocity = self.velocity(state, prefix)(before, time)
         return flow.sde_moments(before, velocity, time, delta, self.settings.noise_level)
 
+    def value(self, state: Tensor, prefix: Prefix, gradient: float = 0.0) -> Tensor:
+        """The critic's values (N,H); `gradient` is the share of theirs that reaches the VLM."""
+        stopped = prefix.features.detach()
+        value: Tensor = self.critic(stopped + gradient * (prefix.features - stopped), state)
+        return value
+
     def evaluate(
         self, batch: DecisionBatch, value_gradient: float = 0.0, prefix: Prefix | None = None
     ) -> Evaluation:
@@ -471,8 +489,7 @@ class Pi0Policy(nn.Module):
         """
         prefix = prefix or self.prefix(batch.pixels, batch.instruction)
         state = self.normal_state(batch.state)
-        stopped = prefix.features.detach()
-        value = self.critic(stopped + value_gradient * (prefix.features - stopped), state)
+        value = self.value(state, prefix, value_gradient)
         latent = {name: tensor.to(self.device) for name, tensor in batch.latent.items()}
         if self.settings.head == "tokens":
             log_p = (self._token_logits(state, prefix) / self.settings.temperature).log_softmax(-1)
@@ -488,6 +505,30 @@ class Pi0Policy(nn.Module):
                 self.factor,
             )[..., : self.spec.action_dim].sum(-1)
         return Evaluation(log_prob, value, prefix.features)
+
+    def flow_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Times (N,) at which flow matching compares velocities, Beta(a, 1) as in pi-zero.
+
+        Raises:
+            ValueError: if the architecture asks for another distribution.
+        """
+        if self.config.time_sampling_beta_beta != 1.0:
+            raise ValueError(
+                f"flow times are drawn from Beta(a, 1) as in pi-zero; this config asks for "
+                f"Beta({self.config.time_sampling_beta_alpha}, {self.config.time_sampling_beta_beta})"
+            )
+        time = torch.rand(count, generator=generator).to(self.device)
+        time = time ** (1.0 / self.config.time_sampling_beta_alpha)
+        return time * self.config.time_sampling_scale + self.config.time_sampling_offset
+
+    def velocity_error(self, velocity: flow.Velocity, normal: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Squared error (N,H) of the velocity between normalised chunks and noise (N,H,max_action_dim).
+
+        Mean over the robot's own dimensions, at `time` (N,).
+        """
+        t = time[:, None, None]
+        error = velocity(t * noise + (1 - t) * normal, time) - (noise - normal)
+        return error.square()[..., : self.spec.action_dim].mean(-1)
 
     def imitation_loss(
         self,
@@ -519,24 +560,15 @@ class Pi0Policy(nn.Module):
             log_p = self._token_logits(state, prefix).log_softmax(-1)
             error = -log_p.gather(-1, token[..., None]).squeeze(-1).mean(-1)
         else:
-            if self.config.time_sampling_beta_beta != 1.0:
-                raise ValueError(
-                    f"flow times are drawn from Beta(a, 1) as in pi-zero; this config asks for "
-                    f"Beta({self.config.time_sampling_beta_alpha}, {self.config.time_sampling_beta_beta})"
-                )
-            normal = (action - self.action_mean) / self.action_std  # type: ignore[operator]
-            normal = functional.pad(normal, (0, self.config.max_action_dim - normal.shape[-1]))
+            normal = self.normal_action(action)
             acting = valid.any(-1).nonzero().squeeze(-1)  # the others are there for the auxiliary loss alone
             rows = acting.repeat_interleave(draws)
             shared = prefix.take(rows)
             normal, valid = normal[rows], valid[rows]
             noise = torch.randn(normal.shape, generator=generator).to(self.device)
-            uniform = torch.rand(len(normal), generator=generator).to(self.device)
-            time = uniform ** (1.0 / self.config.time_sampling_beta_alpha)
-            time = time * self.config.time_sampling_scale + self.config.time_sampling_offset
-            t = time[:, None, None]
-            predicted = self.velocity(state[rows], shared)(t * noise + (1 - t) * normal, time)
-            error = (predicted - (noise - normal)).square()[..., : self.spec.action_dim].mean(-1)
+            time = self.flow_times(len(normal), generator)
+            velocity = self.velocity(state[rows], shared)
+            error = self.velocity_error(velocity, normal, noise, time)
         loss = (error * valid).sum() / valid.sum().clamp_min(1.0)
         if auxiliary is not None:
             loss = loss + auxiliary(prefix, batch.privileged)

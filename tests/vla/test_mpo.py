@@ -145,3 +145,36 @@ def test_what_is_planned_and_not_executed_is_not_judged() -> None:
             "loss"
         ]
     )
+
+
+def test_the_anchor_holds_it_to_the_policy_it_began_with() -> None:
+    def strayed(anchor: float) -> float:
+        config = dataclasses.replace(QUICK, anchor=anchor, first_critic_steps=40, critic_steps=10, steps=15)
+        policy = explorer()
+        learner = mpo.Learner.of(policy, 0, anchor)
+        base = learner.base
+        assert base is not None
+        before = {name: value.clone() for name, value in base.weights().items()}
+        optimizer, metrics = mpo.optimizer(policy, learner, config), dict[str, float]()
+        for iteration in range(2):
+            policy.set_noise_level(0.5 - 0.1 * iteration)
+            rollouts, reward = play(policy, 64, iteration)
+            metrics = mpo.update(policy, learner, optimizer, rollouts, reward, config, ("test", iteration))
+        assert all(torch.equal(value, base.weights()[name]) for name, value in before.items())
+        assert base.settings == policy.settings  # it is compared at the noise the policy has now
+        return metrics["anchor/kl"]
+
+    loose, held = strayed(1e-6), strayed(3.0)
+    assert loose > 0.1
+    assert held < 0.3 * loose
+
+
+def test_an_anchor_without_a_base_is_refused() -> None:
+    policy = explorer()
+    learner = mpo.Learner.of(policy, seed=0)
+    config = dataclasses.replace(QUICK, anchor=0.1)
+    rollouts, reward = play(policy, 4, 0)
+    with pytest.raises(ValueError, match=r"anchor 0.1.*Learner.of"):
+        mpo.update(policy, learner, mpo.optimizer(policy, learner, config), rollouts, reward, config, ("t",))
+    with pytest.raises(ValueError, match="anchor -1"):
+        dataclasses.replace(QUICK, anchor=-1.0)
