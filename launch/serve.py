@@ -26,6 +26,7 @@ from ..real_robot.serving.schema import Ask, Schema
 from ..real_robot.serving.server import Server, ServerConfig
 from ..real_robot.serving.sessions import Run, ServedPolicy, stack
 from ..real_robot.serving.zmq_groot import ZmqServer
+from ..vla import rtc
 from ..vla.pi0 import Pi0Policy
 from .config import ConfigError, parse_options
 from .durable import read_json
@@ -39,7 +40,8 @@ class Pi0Server:
 
     Observations of several sessions go into one call, whose actions differ from those of single calls in the
     last bits (other matrix shapes, other rounding). What is to be repeated to the bit, that is whatever is
-    sampled with a seed, is answered in a call of its own.
+    sampled with a seed, is answered in a call of its own. So is an ask with a prefix: by the greedy chunk
+    that goes on from it (`vla.rtc`), as the node has it in process.
 
     Args:
         policy: on its device.
@@ -53,8 +55,13 @@ class Pi0Server:
 
     def act(self, asks: Sequence[Ask], runs: Sequence[Run]) -> list[NDArray[np.float32] | None]:
         rows: list[NDArray[np.float32] | None] = [None] * len(asks)
-        sampled = [row for row, ask in enumerate(asks) if ask.seed is not None or self.seed is not None]
-        greedy = [row for row in range(len(asks)) if row not in sampled]
+        guided = [row for row, ask in enumerate(asks) if len(ask.prefix)]
+        sampled = [
+            row
+            for row, ask in enumerate(asks)
+            if row not in guided and (ask.seed is not None or self.seed is not None)
+        ]
+        greedy = [row for row in range(len(asks)) if row not in guided and row not in sampled]
         if greedy:
             actions = self.policy.act(stack([asks[row] for row in greedy]), None).action
             for row, action in zip(greedy, actions, strict=True):
@@ -62,6 +69,8 @@ class Pi0Server:
         for row in sampled:
             key = noise_key(asks[row], runs[row], self.seed or 0)
             rows[row] = self.policy.act(stack([asks[row]]), [key]).action[0]
+        for row in guided:
+            rows[row] = rtc.act(self.policy, stack([asks[row]]), asks[row].prefix, asks[row].frozen)
         return rows
 
 
@@ -73,6 +82,7 @@ def describe(policy: Pi0Policy, model: str, digest: str) -> Schema:
         model,
         digest,
         execute=policy.execute,
+        rtc=policy.settings.head == "flow",
         sampled=True,
         state_mean=tuple(policy.normalizer.state_mean),
         state_std=tuple(policy.normalizer.state_std),

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -288,7 +288,11 @@ class Engine:
             Ask({n: np.full_like(i, row) for n, i in images.items()}, middle, schema.prompt or "warm up")
             for row in range(rows)
         ]
-        policy.act(asks, [Run(f"warm-up {row}", "", policy) for row in range(rows)])
+        runs = [Run(f"warm-up {row}", "", policy) for row in range(rows)]
+        policy.act(asks, runs)
+        if schema.rtc and rows == 1:  # another way through the policy, always alone
+            held = np.clip(np.zeros(schema.spec.action_dim), *schema.action_limits)
+            policy.act([replace(asks[0], prefix=held.astype(np.float32)[None], frozen=1)], runs)
 
     def _next(self) -> list[_Job]:
         """The next batch; empty when it is over."""

@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from regrip.datasets.episode import Observation
 from regrip.datasets.frames import decode_image, encode_jpeg
 from regrip.launch.config import ConfigError
+from regrip.launch.node_policy import NodePolicy
 from regrip.launch.policies import open_policy
 from regrip.launch.serve import Options, Pi0Server, contract, describe, load, main, model_name, token
+from regrip.real_robot.messages import Request
 from regrip.real_robot.serving.client import Client
 from regrip.real_robot.serving.engine import Engine, EngineConfig
+from regrip.real_robot.serving.remote import PolicyClient
 from regrip.real_robot.serving.server import Server, ServerConfig, in_background
 from regrip.vla.pi0 import Pi0Policy
 
@@ -96,6 +99,22 @@ def test_a_seed_gives_acts_own_sample_to_the_bit(policy: Pi0Policy, seen: Observ
         assert not np.array_equal(client.infer(message(seen, 0, __seed__=8))["actions"], wanted)
         greedy = policy.act(seen.take([0]), None).action[0]
         assert np.array_equal(client.infer(message(seen, 0))["actions"], greedy)
+
+
+def test_a_prefix_is_gone_on_from_over_the_wire_as_in_process(policy: Pi0Policy, seen: Observation) -> None:
+    """The node's own way of asking, so that what it sends is tested as well."""
+    old = policy.act(seen.take([1]), None).action[0]
+    request = Request(3, 0.0, 0.0, seen.take([0]), 12, old[2:], 2, "a")
+    with serving(policy, max_batch=2) as server, Client(url(server), timeout_s=60) as client:
+        assert client.metadata["supports"]["rtc"] is True
+        answered = PolicyClient(client, policy.spec).answer(request)
+        assert np.array_equal(answered[:2], old[2:4])
+        assert np.array_equal(answered, NodePolicy(policy).answer(request))
+        assert not np.array_equal(answered, policy.act(seen.take([0]), None).action[0])
+        asked = message(seen, 0, __prefix__={"actions": old[2:], "frozen": 2})
+        seeded = client.infer(asked | {"__seed__": 7})
+        assert np.array_equal(seeded["actions"], answered)
+        assert "the chunk is greedy" in seeded["warnings"][0]
 
 
 def test_a_served_seed_repeats_a_whole_session(policy: Pi0Policy, seen: Observation) -> None:
