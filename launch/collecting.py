@@ -22,7 +22,8 @@ from ..real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
 from ..real_robot.limits import GripperConfig, JointLimits
 from ..real_robot.messages import Command, Events, Frame, Joints, Tick
 from ..real_robot.node import Node
-from ..real_robot.recorder import Recorder, RecorderConfig, contents_of_node
+from ..real_robot.recorder import Recorder, RecorderConfig
+from ..real_robot.rows import contents_of_node
 from ..real_robot.schedule import ScheduleConfig
 from ..sim.tabletop.scenes import HOME_JOINTS, PANDA
 from ..vla.pi0 import Pi0Policy

@@ -179,6 +179,13 @@ class Tick:
     shown_state: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class Keep:
+    """A person wants what happened just before `now` (node time) kept."""
+
+    now: float
+
+
 class Policy(Protocol):
     """Whoever answers requests: in this process, or behind a server.
 
@@ -223,6 +230,10 @@ class Events(Protocol):
 
     def on_outcome(self, success: bool, now: float) -> None:
         """A person says how the episode ended."""
+        ...
+
+    def on_keep(self, now: float) -> None:
+        """A person wants the last seconds kept."""
         ...
 
 
