@@ -24,6 +24,7 @@ class Background(Generic[T]):
 
     def __init__(self, work: Callable[[T], None], name: str, longest: int) -> None:
         self._work, self._longest, self.dropped = work, longest, 0
+        self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -31,7 +32,8 @@ class Background(Generic[T]):
     def put(self, what: T, *, anyway: bool = False) -> bool:
         """Have it done some time; from any thread, without waiting. False if too many wait already."""
         if self._queue.qsize() >= self._longest and not anyway:
-            self.dropped += 1
+            with self._lock:
+                self.dropped += 1
             return False
         self._queue.put((what,))
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from regrip.datasets.episode import Observation
 from regrip.datasets.frames import decode_image, encode_jpeg
+from regrip.datasets.store.reader import Store
 from regrip.launch.config import ConfigError
 from regrip.launch.node_policy import NodePolicy
 from regrip.launch.policies import open_policy
@@ -189,7 +191,7 @@ def test_it_does_not_listen_to_others_without_a_token() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_serves_reloads_and_ends() -> None:
+def test_the_command_serves_reloads_records_and_ends(tmp_path: Path) -> None:
     """A process as a user starts it: ready, an answer, SIGHUP, SIGTERM."""
     code = "import sys; from regrip.launch.serve import main; sys.exit(main(sys.argv[1:]))"
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -205,6 +207,8 @@ def test_the_command_serves_reloads_and_ends() -> None:
             "2",
             "--prompt",
             "lift the red block",
+            "--record",
+            str(tmp_path / "served"),
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -229,6 +233,9 @@ def test_the_command_serves_reloads_and_ends() -> None:
             assert client.infer({**images, **state})["actions"].shape == (5, 7)
         process.terminate()
         assert process.wait(timeout=30) == 0
+        with contextlib.closing(Store(tmp_path / "served")) as store:
+            assert [store[i].task for i in range(len(store))] == ["lift the red block"] * 2
+            assert store[0].about["checkpoint"] == contract("demo").version
     finally:
         process.kill()
         process.wait()
