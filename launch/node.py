@@ -191,8 +191,9 @@ def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], i
         return loaded.spec, NodePolicy(loaded, explore), facts, loaded.execute
     client: Any = importlib.import_module("regrip.real_robot.serving.client")
     remote: Any = importlib.import_module("regrip.real_robot.serving.remote")
-    answers: Policy = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
-    return loaded.spec, answers, {**facts, "server": options.server}, loaded.execute
+    answers = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
+    serves = str(answers.client.metadata.get("version", "a policy that does not say its version"))
+    return loaded.spec, answers, {"checkpoint": serves, "server": options.server}, loaded.execute
 
 
 def open_transport(

@@ -155,7 +155,7 @@ class Keeper:
         rows = Rows(self._contents, began, self._encode, self._writer.add)
         for what in held:
             rows.take(what)
-        self._writer.end_episode()
+        self._writer.end_episode(about=rows.about)
         words = f"kept the last {now - began:.1f} s: episode {self._writer.done - 1} of {self._path}"
         if now - began < self.config.seconds - 0.5 and self._recent.bytes > 0.9 * self.config.max_bytes:
             words += f"; {self.config.max_bytes >> 20} MB hold no more"

@@ -49,6 +49,7 @@ class McapRecorder:
             ) from error
         more = {
             "task": StreamSpec("task", "text", "str", ()),
+            "checkpoint": StreamSpec("checkpoint", "text", "str", ()),
             "outcome": StreamSpec("outcome", "vector", "bool", ()),
         }
         self._contents = replace(contents, streams={**contents.streams, **more})
@@ -57,7 +58,7 @@ class McapRecorder:
         self._stream: McapStream | None = McapStream(path, self._contents, time.time_ns(), dict(about))
         self._rows: Rows | None = None
         self._began = 0.0
-        self._task = ""
+        self._task = self._version = ""
         self._thread = Background(self._take, "mcap", self.LONGEST_QUEUE) if threaded else None
 
     def __call__(self, what: object) -> None:
@@ -77,6 +78,9 @@ class McapRecorder:
                 self._rows = Rows(self._contents, self._began, lambda image: image, self._stream.add)
             if isinstance(what, Tick):
                 self._mark(self._stream, what)
+            elif isinstance(what, Decision) and what.reply.version != self._version:
+                self._version = what.reply.version
+                self._stream.add("checkpoint", self._version, arrived(what) - self._began)
             self._rows.take(what)
         except DataError as error:  # the arm goes on; the file ends here, and that is said
             self.problems.append(str(error))

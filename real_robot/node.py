@@ -134,7 +134,8 @@ def answer(policy: Policy, request: Request, now: Callable[[], float]) -> Reply:
         said = f"{type(error).__name__}: {error}"
         return Reply(request.id, np.zeros((0, 0), np.float32), now(), error=said)
     latent = getattr(policy, "latent", {})
-    return Reply(request.id, np.asarray(actions, np.float32), now(), latent=latent)
+    version = str(getattr(policy, "version", ""))
+    return Reply(request.id, np.asarray(actions, np.float32), now(), latent=latent, version=version)
 
 
 @dataclass

@@ -131,11 +131,11 @@ class Recorder:
 
     def _end(self, outcome: bool | None = None) -> None:
         assert self._rows is not None, "an episode is open"
-        acted, self._rows = self._rows.acted, None
-        if not acted:  # enabled and disabled again: nothing happened
+        rows, self._rows = self._rows, None
+        if not rows.acted:  # enabled and disabled again: nothing happened
             self._writer.discard_episode()
             return
-        self._writer.end_episode(success=outcome, terminated=outcome is not None)
+        self._writer.end_episode(success=outcome, terminated=outcome is not None, about=rows.about)
 
     def close(self) -> None:
         """Write what is waiting, end an open episode, and let go of the set."""

@@ -79,6 +79,7 @@ class Rows:
 
     Attributes:
         acted: something was done: an action, or a person's drive.
+        versions: of the policy, as its answers said, each once.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Rows:
         self._last: dict[str, float] = {}
         self._state = ""
         self.acted = False
+        self.versions: list[str] = []
 
     def take(self, what: Frame | Joints | Decision | Tick) -> None:
         """Add what there is to add of it."""
@@ -99,6 +101,11 @@ class Rows:
             self._decided(what)
         else:
             self._tick(what)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What is to be said of the episode: a policy behind a server may be another than at the start."""
+        return {"checkpoint": ", ".join(self.versions)} if self.versions else {}
 
     def _frame(self, one: Frame) -> None:
         key = f"observation.images.{one.camera}"
@@ -120,6 +127,8 @@ class Rows:
         reply, request = one.reply, one.request
         if reply.error or reply.actions.shape != self._contents.streams["decision.chunk"].shape:
             return
+        if reply.version and reply.version not in self.versions:
+            self.versions.append(reply.version)
         self._add("observation.state", request.observation.state[0], request.stamp)
         self._add("decision.chunk", reply.actions, request.stamp)
         self._add("decision.step", np.int64(request.step), request.stamp)
