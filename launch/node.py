@@ -37,7 +37,7 @@ from ..real_robot.rows import contents_of_node
 from ..real_robot.ui import Page
 from ..sim.tabletop.robot import TabletopRobot
 from . import environments
-from .config import from_dict, parse_options
+from .config import ConfigError, from_dict, parse_options
 from .environments import EnvConfig
 from .evaluate import eval_starts
 from .node_policy import NodePolicy
@@ -117,6 +117,8 @@ def main(args: Sequence[str]) -> int:
         robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
     arm = open_arm(robot)
     if options.transport == "sim":
+        if options.keep is not None:
+            raise ConfigError("--keep is for a robot: over sim there is neither a page nor a topic to ask on")
         return _simulated(options, robot, spec, arm, policy, facts, console)
     core = make_core(robot, spec, arm, options.task)
     transport = open_transport(options.transport, robot, spec, arm, shadow=options.shadow)
