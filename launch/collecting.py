@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # First, for it says which OpenGL MuJoCo takes, and `kinematics` imports MuJoCo.
-from ..sim.tabletop.robot import ARM, CONTROLLER_HZ, GRIPPER, TabletopRobot
+from ..sim.tabletop.robot import ARM, GRIPPER, TabletopRobot
 
 # isort: split
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,10 @@ from ..real_robot.gate import GateConfig
 from ..real_robot.grades import Played, Scene
 from ..real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
 from ..real_robot.limits import GripperConfig, JointLimits
-from ..real_robot.messages import Command, Events, Frame, Joints, Tick
+from ..real_robot.messages import Events, Joints, Tick
 from ..real_robot.node import Node
-from ..real_robot.recorder import Recorder, RecorderConfig, contents_of_node
+from ..real_robot.recorder import Recorder, RecorderConfig
+from ..real_robot.rows import contents_of_node
 from ..real_robot.schedule import ScheduleConfig
 from ..sim.tabletop.scenes import HOME_JOINTS, PANDA
 from ..vla.pi0 import Pi0Policy
@@ -30,50 +31,11 @@ from . import train
 from .config import load_config
 from .experiment import TrainConfig
 from .node_policy import NodePolicy
+from .node_sim import SimTransport
 from .run_directory import RunDirectory
 
 # Between two episodes the arm is put elsewhere; no arm moves there in one step, and the gate would say so.
 _PAUSE_TICKS = 30
-
-
-class InProcess:
-    """A transport to the simulated arm in this process; time passes only while the node waits."""
-
-    name = "sim"
-
-    def __init__(self, robot: TabletopRobot) -> None:
-        self.robot = robot
-        self._events: Events | None = None
-
-    def connect(self, events: Events) -> None:
-        self._events = events
-
-    def now(self) -> float:
-        return self.robot.time
-
-    def sleep_until(self, when: float) -> None:
-        ticks = round((when - self.robot.time) * CONTROLLER_HZ)
-        if ticks > 0:
-            self.robot.advance(ticks)
-        self.publish()
-
-    def publish(self) -> None:
-        """What its sensors say now."""
-        assert self._events is not None, "connected"
-        now = self.robot.time
-        for camera in self.robot.cameras:
-            self._events.on_frame(Frame(camera, now, now, self.robot.frame(camera)))
-        names, position, velocity = self.robot.joints()
-        self._events.on_joints(Joints(now, now, names, position, velocity))
-
-    def send(self, command: Command) -> None:
-        self.robot.command(command.names, command.positions, command.rate_hz)
-
-    def publish_chunk(self, names: tuple[str, ...], actions: NDArray[np.float32]) -> None: ...
-
-    def diagnose(self, tick: Tick, figures: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def arm_of_simulation() -> Arm:
@@ -164,7 +126,7 @@ class SimulatedRoom:
         self.person = Person(self.robot, self.arm, self.core.names)
         self._watcher: Callable[[object], None] = lambda what: None
         watchers = (self._watch,) if self.recorder is None else (self.recorder, self._watch)
-        self._transport = InProcess(self.robot)
+        self._transport = SimTransport(self.robot)
         self.node = Node(self.core, self._transport, self.policy, in_loop=True, watchers=watchers)
         self.node.connect()
         self.core.configure()

@@ -21,16 +21,27 @@ from ..datasets.spec import RobotSpec
 from ..real_robot import ros_messages
 from ..real_robot.core import Core
 from ..real_robot.kinematics import Arm
-from ..real_robot.messages import Command, Frame, Joints, Policy, PolicyError, Request, Tick, Transport
+from ..real_robot.messages import (
+    Command,
+    Frame,
+    Joints,
+    Policy,
+    PolicyError,
+    Request,
+    Tick,
+    Transport,
+    TransportError,
+)
 from ..real_robot.node import Node
-from ..real_robot.recorder import Recorder, contents_of_node
+from ..real_robot.rows import contents_of_node
 from ..real_robot.ui import Page
 from ..sim.tabletop.robot import TabletopRobot
 from . import environments
-from .config import from_dict, parse_options
+from .config import ConfigError, from_dict, parse_options
 from .environments import EnvConfig
 from .evaluate import eval_starts
 from .node_policy import NodePolicy
+from .node_recording import Recordings
 from .node_sim import SimTransport, drive
 from .policies import open_policy
 from .robot_config import RobotConfig, away_from_home, load_robot, make_core, open_arm
@@ -63,6 +74,10 @@ class Options:
         latency_s: of `sim`: how long the policy takes; 0 lets time stand still meanwhile.
         seconds: end after so long; 0 goes on until Ctrl-C.
         record: a set that every step goes into, in regrip's own format; one that is there grows.
+        record_mcap: an MCAP file for all that comes and goes from the first message to the last.
+        keep: a set that the last seconds go into, as an episode, whenever a person asks for it: on the page,
+            or on the topic `keep`; one that is there grows.
+        keep_s: how many seconds.
         explore: names a run: the policy explores, as in training, so that `regrip train --data` can learn
             from what is recorded.
         ui: serve a page on this port of the machine itself; 0 takes a free one, none serves none.
@@ -79,6 +94,9 @@ class Options:
     latency_s: float = 0.0
     seconds: float = 0.0
     record: Path | None = None
+    record_mcap: Path | None = None
+    keep: Path | None = None
+    keep_s: float = 10.0
     explore: str = ""
     ui: int | None = None
 
@@ -99,18 +117,25 @@ def main(args: Sequence[str]) -> int:
         robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
     arm = open_arm(robot)
     if options.transport == "sim":
+        if options.keep is not None:
+            raise ConfigError("--keep is for a robot: over sim there is neither a page nor a topic to ask on")
         return _simulated(options, robot, spec, arm, policy, facts, console)
     core = make_core(robot, spec, arm, options.task)
     transport = open_transport(options.transport, robot, spec, arm, shadow=options.shadow)
     rates = Rates()
-    recorder = open_recorder(options, robot, core, policy, facts)
-    node = Node(core, transport, policy, watchers=(rates, *recorder))
+    recording = start_recording(options, robot, core, policy, facts, console)
+    node = Node(core, transport, policy, watchers=(rates, *recording.watchers))
     page = None
     if options.ui is not None:
-        page = Page(node, options.ui, spec.name)
+        page = Page(node, options.ui, spec.name, options.keep_s if options.keep else 0.0)
         node.watch(page)
+        recording.listeners.append(page.say)
         console.print(f"page: {page.address}", highlight=False)
-    node.connect()
+    try:
+        node.connect()
+    except TransportError:
+        recording.close()
+        raise
     try:
         if not preflight(node, robot, policy, rates, facts, console):
             return 1
@@ -122,27 +147,28 @@ def main(args: Sequence[str]) -> int:
         console.print("stopping")
     finally:
         node.close()
-        close_recorder(recorder, console)
+        recording.close()
         if page is not None:
             page.close()
     return 0
 
 
-def open_recorder(
-    options: Options, robot: RobotConfig, core: Core, policy: Policy, facts: dict[str, str]
-) -> tuple[Recorder, ...]:
-    """The recorder, if one is asked for.
+def start_recording(
+    options: Options, robot: RobotConfig, core: Core, policy: Policy, facts: dict[str, str], console: Console
+) -> Recordings:
+    """Whatever the options ask for.
 
     Raises:
-        DataError: the set is another one, or somebody else writes to it.
+        DataError: a set is another one, somebody else writes to it, or a file is there already.
     """
-    if options.record is None:
-        return ()
-    chunk_size = getattr(policy, "chunk_size", 0) or len(policy.answer(blank_request(core.spec)))
-    joints = (*robot.joint_names, *((robot.core.gripper_joint,) if robot.core.gripper_joint else ()))
-    latent = policy.latent_shapes() if isinstance(policy, NodePolicy) else {}
-    contents = contents_of_node(core.spec, joints, core.names, chunk_size, latent)
-    return (Recorder(options.record, contents, facts, threaded=options.transport != "sim"),)
+    recording = Recordings(console, threaded=options.transport != "sim")
+    if options.record or options.record_mcap or options.keep:
+        chunk_size = getattr(policy, "chunk_size", 0) or len(policy.answer(blank_request(core.spec)))
+        joints = (*robot.joint_names, *((robot.core.gripper_joint,) if robot.core.gripper_joint else ()))
+        latent = policy.latent_shapes() if isinstance(policy, NodePolicy) else {}
+        contents = contents_of_node(core.spec, joints, core.names, chunk_size, latent)
+        recording.open(contents, facts, options.record, options.record_mcap, options.keep, options.keep_s)
+    return recording
 
 
 def blank_request(spec: RobotSpec) -> Request:
@@ -151,14 +177,6 @@ def blank_request(spec: RobotSpec) -> Request:
     state = np.zeros((1, spec.state_dim), np.float32)
     nothing = np.zeros((0, spec.action_dim), np.float32)
     return Request(0, 0.0, 0.0, Observation(images, state, [""]), 0, nothing, 0, "")
-
-
-def close_recorder(recorder: tuple[Recorder, ...], console: Console) -> None:
-    for one in recorder:
-        one.close()
-        console.print(f"{one.episodes} episodes in the set", highlight=False)
-        for problem in one.problems:
-            console.print(f"NOT RECORDED: {problem}", highlight=False)
 
 
 def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], int]:
@@ -175,8 +193,9 @@ def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], i
         return loaded.spec, NodePolicy(loaded, explore), facts, loaded.execute
     client: Any = importlib.import_module("regrip.real_robot.serving.client")
     remote: Any = importlib.import_module("regrip.real_robot.serving.remote")
-    answers: Policy = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
-    return loaded.spec, answers, {**facts, "server": options.server}, loaded.execute
+    answers = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
+    serves = str(answers.client.metadata.get("version", "a policy that does not say its version"))
+    return loaded.spec, answers, {"checkpoint": serves, "server": options.server}, loaded.execute
 
 
 def open_transport(
@@ -368,9 +387,10 @@ def _simulated(
     console.print("[bold]ready[/bold]")
     latency = options.latency_s or None
     core = make(world.instruction)
-    recorder = open_recorder(options, robot, core, policy, facts)
-    driven = drive(make, policy, world, starts, latency_s=latency, shadow=options.shadow, watchers=recorder)
-    close_recorder(recorder, console)
+    recording = start_recording(options, robot, core, policy, facts, console)
+    watchers = tuple(recording.watchers)
+    driven = drive(make, policy, world, starts, latency_s=latency, shadow=options.shadow, watchers=watchers)
+    recording.close()
     console.print(f"{driven.rate} succeeded, {sum(driven.steps)} actions executed", highlight=False)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(driven.counters.items())) or "nothing"
     console.print(f"counted: {counted}", highlight=False)

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -20,16 +20,21 @@ from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
 from ..real_robot.serving.engine import Engine, EngineConfig
+from ..real_robot.serving.metrics import Metrics
 from ..real_robot.serving.policies import built_in, noise_key
 from ..real_robot.serving.rest import Rest
 from ..real_robot.serving.schema import Ask, Schema
 from ..real_robot.serving.server import Server, ServerConfig
 from ..real_robot.serving.sessions import Run, ServedPolicy, stack
 from ..real_robot.serving.zmq_groot import ZmqServer
+from ..vla import rtc
 from ..vla.pi0 import Pi0Policy
 from .config import ConfigError, parse_options
 from .durable import read_json
 from .policies import find_policy, open_policy
+
+if TYPE_CHECKING:
+    from ..real_robot.serving.traffic import Traffic
 
 _LOG = logging.getLogger("regrip.serving")
 
@@ -39,7 +44,8 @@ class Pi0Server:
 
     Observations of several sessions go into one call, whose actions differ from those of single calls in the
     last bits (other matrix shapes, other rounding). What is to be repeated to the bit, that is whatever is
-    sampled with a seed, is answered in a call of its own.
+    sampled with a seed, is answered in a call of its own. So is an ask with a prefix: by the greedy chunk
+    that goes on from it (`vla.rtc`), as the node has it in process.
 
     Args:
         policy: on its device.
@@ -53,8 +59,13 @@ class Pi0Server:
 
     def act(self, asks: Sequence[Ask], runs: Sequence[Run]) -> list[NDArray[np.float32] | None]:
         rows: list[NDArray[np.float32] | None] = [None] * len(asks)
-        sampled = [row for row, ask in enumerate(asks) if ask.seed is not None or self.seed is not None]
-        greedy = [row for row in range(len(asks)) if row not in sampled]
+        guided = [row for row, ask in enumerate(asks) if len(ask.prefix)]
+        sampled = [
+            row
+            for row, ask in enumerate(asks)
+            if row not in guided and (ask.seed is not None or self.seed is not None)
+        ]
+        greedy = [row for row in range(len(asks)) if row not in guided and row not in sampled]
         if greedy:
             actions = self.policy.act(stack([asks[row] for row in greedy]), None).action
             for row, action in zip(greedy, actions, strict=True):
@@ -62,6 +73,8 @@ class Pi0Server:
         for row in sampled:
             key = noise_key(asks[row], runs[row], self.seed or 0)
             rows[row] = self.policy.act(stack([asks[row]]), [key]).action[0]
+        for row in guided:
+            rows[row] = rtc.act(self.policy, stack([asks[row]]), asks[row].prefix, asks[row].frozen)
         return rows
 
 
@@ -73,6 +86,7 @@ def describe(policy: Pi0Policy, model: str, digest: str) -> Schema:
         model,
         digest,
         execute=policy.execute,
+        rtc=policy.settings.head == "flow",
         sampled=True,
         state_mean=tuple(policy.normalizer.state_mean),
         state_std=tuple(policy.normalizer.state_std),
@@ -128,6 +142,7 @@ class Options:
         prompt: the instruction of observations that have none.
         policy: instead of the checkpoint's: `hold`, `random`, `replay:SET`, or `fault:WHAT[:AMOUNT]`.
         rest_port: also answer OpenVLA's REST there; 0 does not.
+        record: a set that all observations and answers go into; one that is there grows.
         zmq_port: also answer GR00T's ZeroMQ there (its clients expect 5555); 0 does not.
         max_mb: of one message.
         threads: of the policy on a CPU.
@@ -147,6 +162,7 @@ class Options:
     policy: str = ""
     rest_port: int = 0
     zmq_port: int = 0
+    record: Path | None = None
     max_mb: int = 32
     threads: int = 1
     device: str = "cpu"
@@ -175,12 +191,33 @@ def main(args: Sequence[str]) -> int:
         options.host, options.port, token(options.token_env), options.max_mb << 20, debug=options.debug
     )
     torch.set_num_threads(options.threads)
-    engine = Engine(
-        load(options),
-        EngineConfig(options.max_batch, batch_s=options.batch_ms / 1e3, hang_s=options.hang_s),
-    )
-    asyncio.run(_serve(engine, config, options))
+    policy, metrics = load(options), Metrics()
+    traffic = open_traffic(options.record, policy.schema, metrics) if options.record else None
+    settings = EngineConfig(options.max_batch, batch_s=options.batch_ms / 1e3, hang_s=options.hang_s)
+    try:
+        asyncio.run(_serve(Engine(policy, settings, metrics, traffic), config, options))
+    finally:
+        if traffic is not None:
+            traffic.close()
+            lost = f", {traffic.dropped} observations not recorded" if traffic.dropped else ""
+            _LOG.info("%d episodes in %s%s", traffic.episodes, traffic.path, lost)
     return 0
+
+
+def open_traffic(path: Path, schema: Schema, metrics: Metrics) -> Traffic:
+    """The set that served traffic goes into.
+
+    Raises:
+        ConfigError: a package is missing.
+        DataError: the set is another one, or somebody else writes to it.
+    """
+    try:
+        from ..real_robot.serving.traffic import Traffic
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--record needs the package {error.name}: pip install 'regrip[serve,data]'"
+        ) from error
+    return Traffic(path, schema, metrics)
 
 
 def token(variable: str) -> str | None:

@@ -1,13 +1,16 @@
 """The simulated arm on a network: what it publishes, what it obeys, and how it can be tampered with.
 
-No middleware in here: `robot_ros1` (and others like it) carry the messages. Besides the topics of any robot
+No middleware in here: `robot_ros1` and `robot_dds` carry the messages. Besides the topics of any robot
 it has two of its own, both std_msgs/String with JSON in it: orders (`SimRobot.order`) and, ten times a second
 and after every order, what is really so (`Truth`).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,12 +29,39 @@ ORDERS = "/sim_robot/orders"
 TRUTH = "/sim_robot/truth"
 CAMERA_HZ = 30.0
 TRUTH_HZ = 10.0
+_SAYS = ("enable", "estop", "deadman", "takeover", "outcome", "keep")
 TOPICS = Topics(cameras={name: CameraTopic(f"/{name}/image_raw") for name in ("front", "wrist")})
 COMPRESSED = Topics(
     cameras={
         name: CameraTopic(f"/{name}/image_raw/compressed", compressed=True) for name in ("front", "wrist")
     }
 )
+
+
+_CATCH_UP = 10  # ticks: behind by more, the arm is slower than time
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of any process that is the simulated arm."""
+    made = argparse.ArgumentParser(description=about)
+    made.add_argument("--suite", default="demo")
+    made.add_argument("--task", default="lift_red", help="of the suite, until another is ordered")
+    made.add_argument("--image-size", type=int, default=64, help="pixels, of both cameras")
+    made.add_argument("--compressed", action="store_true", help="cameras send JPEG")
+    made.add_argument("--sim-time", action="store_true", help="publish /clock, and stamp by it")
+    made.add_argument("--factor", type=float, default=1.0, help="simulated seconds in a real one")
+    return made
+
+
+def published(topics: Topics) -> dict[str, str]:
+    """Topic to type of all that the arm says, /clock apart."""
+    kinds = {
+        camera.topic: "sensor_msgs/CompressedImage" if camera.compressed else "sensor_msgs/Image"
+        for camera in topics.cameras.values()
+    }
+    kinds |= dict.fromkeys((topics.joint_states, topics.human), "sensor_msgs/JointState")
+    kinds |= dict.fromkeys((topics.task, TRUTH), "std_msgs/String")
+    return kinds | {getattr(topics, name): "std_msgs/Bool" for name in _SAYS}
 
 
 @dataclass
@@ -157,6 +187,31 @@ class SimRobot:
             if self.tampering.pressed:
                 self._say("deadman", True)
 
+    def run(
+        self, over: threading.Event, *, factor: float, sim_time: bool, tell_time: Callable[[], None]
+    ) -> None:
+        """Go on until it is over.
+
+        Args:
+            over: set by whoever ends it.
+            factor: simulated seconds in a real one.
+            sim_time: time is the arm's, and nobody is late; real time is caught up with, as an arm would not
+                stand still.
+            tell_time: called after every tick of simulated time.
+        """
+        period = 1.0 / CONTROLLER_HZ / factor
+        due = time.monotonic()
+        while not over.is_set():
+            behind = int((time.monotonic() - due) / period)
+            ticks = 1 if sim_time else max(1, min(behind, _CATCH_UP))
+            if behind > _CATCH_UP or (sim_time and behind > 0):
+                due = time.monotonic() - ticks * period
+            self.advance(ticks)
+            if sim_time:
+                tell_time()
+            due += ticks * period
+            over.wait(max(0.0, due - time.monotonic()))
+
     def _follow(self, message: Any) -> None:
         try:
             names, rows, times = ros_messages.trajectory_rows(message)
@@ -202,7 +257,7 @@ class SimRobot:
             names, position = tuple(value), np.array(list(value.values()), np.float64)
             state = Joints(self._stamp(), 0.0, names, position)
             self._publish(topic, ros_messages.joint_state(self._make, state))
-        elif what in ("enable", "estop", "deadman", "takeover", "outcome"):
+        elif what in _SAYS:
             self._publish(topic, self._make("std_msgs/Bool", data=bool(value)))
         else:
             raise ValueError(f"nobody says {what!r}")

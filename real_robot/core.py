@@ -298,6 +298,10 @@ class Core:
         if self.state in ("active", "hold", "human"):
             self._disable("the episode is over", now)
 
+    def on_keep(self, now: float) -> None:
+        """A person wants the last seconds kept; who records does that, and the arm minds nothing."""
+        self._event(now, "keep", "asked for")
+
     def answered(self, reply: Reply) -> None:
         """The policy's answer to a request; late, wrong or mad ones are counted and dropped."""
         asked = self._asked

@@ -123,6 +123,7 @@ class Reply:
         warm_up: it was slow because something was compiled or loaded; left out of latency statistics.
         error: why there is no answer, in words; then `actions` is empty.
         latent: what a learner needs to learn from this decision: name to array; recorded, not looked at.
+        version: of the policy that answered, for the recording; ``""`` if it does not say.
     """
 
     id: int
@@ -131,6 +132,7 @@ class Reply:
     warm_up: bool = False
     error: str = ""
     latent: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,18 @@ class Tick:
     shown_state: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class Keep:
+    """A person wants what happened just before `now` (node time) kept."""
+
+    now: float
+
+
 class Policy(Protocol):
     """Whoever answers requests: in this process, or behind a server.
 
-    One that explores may have an attribute ``latent``, name to array: of its last answer, for `Reply`.
+    It may have attributes that tell of its last answer, for `Reply`: ``version``, and, if it explores,
+    ``latent``, name to array.
     """
 
     def answer(self, request: Request) -> NDArray[np.float32]:
@@ -223,6 +233,10 @@ class Events(Protocol):
 
     def on_outcome(self, success: bool, now: float) -> None:
         """A person says how the episode ended."""
+        ...
+
+    def on_keep(self, now: float) -> None:
+        """A person wants the last seconds kept."""
         ...
 
 

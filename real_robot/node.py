@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from .core import Core
-from .messages import Decision, Frame, Joints, Policy, PolicyError, Reply, Request, Tick, Transport
+from .messages import Decision, Frame, Joints, Keep, Policy, PolicyError, Reply, Request, Tick, Transport
 
 Watcher = Callable[[Tick], None]
 
@@ -64,6 +64,11 @@ class Locked:
     def on_outcome(self, success: bool, now: float) -> None:
         with self._lock:
             self._core.on_outcome(success, now)
+
+    def on_keep(self, now: float) -> None:
+        with self._lock:
+            self._core.on_keep(now)
+        self._tell(Keep(now))
 
     def _tell(self, what: object) -> None:
         for watcher in self._watchers:
@@ -129,7 +134,8 @@ def answer(policy: Policy, request: Request, now: Callable[[], float]) -> Reply:
         said = f"{type(error).__name__}: {error}"
         return Reply(request.id, np.zeros((0, 0), np.float32), now(), error=said)
     latent = getattr(policy, "latent", {})
-    return Reply(request.id, np.asarray(actions, np.float32), now(), latent=latent)
+    version = str(getattr(policy, "version", ""))
+    return Reply(request.id, np.asarray(actions, np.float32), now(), latent=latent, version=version)
 
 
 @dataclass
@@ -156,8 +162,8 @@ class Node:
         policy: who answers.
         in_loop: ask the policy inside the control loop (simulated time stands still meanwhile).
         thinker: who has requests answered beside the loop; None is a thread.
-        watchers: called with every tick, and with every frame and joint state that comes (recorder, page);
-            they must be quick.
+        watchers: called with every tick, with every frame and joint state that comes, and when something is
+            to be kept (recorder, page); they must be quick.
     """
 
     def __init__(

@@ -63,13 +63,14 @@ class Topics:
     Attributes:
         cameras: the policy's name of each camera, and where it comes.
         joint_states: sensor_msgs/JointState.
-        enable: std_msgs/Bool, like `estop`, `deadman`, `takeover` and `outcome`.
+        enable: std_msgs/Bool, like `estop`, `deadman`, `takeover`, `outcome` and `keep`.
         estop: true latches, false releases.
         deadman: true again and again while it is pressed.
         takeover: true: a person drives; false: they hand back.
         human: sensor_msgs/JointState of the leader.
         task: std_msgs/String.
         outcome: how the episode ended.
+        keep: true: keep what happened just now (`regrip node --keep`).
         command: where commands go.
         command_type: ``trajectory`` (JointTrajectory, for a JointTrajectoryController; every row of a tick),
             ``array`` (Float64MultiArray, for a forward_command_controller; the last row of a tick, for it
@@ -95,6 +96,7 @@ class Topics:
     human: str = "/regrip/human"
     task: str = "/regrip/task"
     outcome: str = "/regrip/outcome"
+    keep: str = "/regrip/keep"
     command: str = "/arm_controller/joint_trajectory"
     command_type: Literal["trajectory", "array", "twist"] = "trajectory"
     joint_order: tuple[str, ...] = ()
@@ -131,8 +133,8 @@ class Topics:
 
     def _named(self) -> list[tuple[str, str]]:
         plain = [
-            "joint_states", "enable", "estop", "deadman", "takeover", "human", "task", "outcome", "command",
-            "gripper", "chunk", "diagnostics",
+            "joint_states", "enable", "estop", "deadman", "takeover", "human", "task", "outcome", "keep",
+            "command", "gripper", "chunk", "diagnostics",
         ]  # fmt: skip
         cameras = [(f"cameras.{name}", camera.topic) for name, camera in self.cameras.items()]
         return cameras + [(what, getattr(self, what)) for what in plain]
@@ -242,6 +244,10 @@ def subscriptions(
     def human(message: Any) -> None:
         events.on_human(ros_messages.joints(message, stamp=stamp(message), received=now()))
 
+    def keep(on: bool, when: float) -> None:
+        if on:
+            events.on_keep(when)
+
     def flag(take: Callable[[bool, float], None]) -> Callable[[Any], None]:
         return lambda message: take(ros_messages.flag(message), now())
 
@@ -259,6 +265,7 @@ def subscriptions(
         (topics.deadman, boolean, CONTROL, flag(events.on_deadman)),
         (topics.takeover, boolean, CONTROL, flag(events.on_takeover)),
         (topics.outcome, boolean, CONTROL, flag(events.on_outcome)),
+        (topics.keep, boolean, CONTROL, flag(keep)),
         (topics.task, "std_msgs/String", CONTROL, lambda m: events.on_task(ros_messages.text(m), now())),
     ]
     return [

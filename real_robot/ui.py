@@ -35,10 +35,11 @@ class Page:
         node: whose events the buttons call.
         port: 0 takes a free one.
         title: what the page calls the robot.
+        keeps_s: seconds that a `Keeper` holds; 0: there is none, and no button for it.
     """
 
-    def __init__(self, node: Node, port: int = 0, title: str = "regrip") -> None:
-        self.node, self.title = node, title
+    def __init__(self, node: Node, port: int = 0, title: str = "regrip", keeps_s: float = 0.0) -> None:
+        self.node, self.title, self.keeps_s = node, title, keeps_s
         self.token = secrets.token_urlsafe(16)
         self._lock = threading.Lock()
         self._tick: Tick | None = None
@@ -67,6 +68,11 @@ class Page:
         elif isinstance(what, Frame):
             with self._lock:
                 self._frames[what.camera] = what
+
+    def say(self, words: str) -> None:
+        """Add a line to what happened; from any thread."""
+        with self._lock:
+            self._log.append({"now": self.node.transport.now(), "what": words})
 
     def status(self) -> dict[str, Any]:
         """What the page shows, as JSON."""
@@ -100,6 +106,7 @@ class Page:
             "counters": counters,
             "log": log[::-1],
             "cameras": [camera.name for camera in node.core.spec.cameras],
+            "keeps_s": self.keeps_s,
             "shadow": bool(getattr(node.transport, "shadow", False)),
         }
 
@@ -131,6 +138,8 @@ class Page:
             "failure": lambda: events.on_outcome(False, now),
             "task": lambda: events.on_task(value, now),
         }
+        if self.keeps_s:
+            actions["keep"] = lambda: events.on_keep(now)
         if what not in actions:
             raise ValueError(f"no button {what!r}; there are {', '.join(actions)}")
         actions[what]()

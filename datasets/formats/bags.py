@@ -206,7 +206,7 @@ class BagSource:
                 file=self._name(self._bags[number]),
                 key=topic,
             )
-        began = min(int(s.ns[0]) for s in streams.values())
+        began = min(int(s.ns[0]) for s in streams.values() if len(s.ns))
         values = list(marker.values) if marker.values is not None else []
         ends = [*marker.ns[1:].tolist(), 1 << 62]
         for value, begin, end in zip(values, marker.ns.tolist(), ends, strict=True):
@@ -297,7 +297,7 @@ _NOWHERE: Any = None
 
 
 def _cut(whole: Recording, begin_s: float, end_s: float) -> Recording:
-    last = max((float(track.time[-1]) for track in whole.streams.values()), default=0.0)
+    last = max((float(track.time[-1]) for track in whole.streams.values() if len(track)), default=0.0)
     return cut(whole, begin_s, min(end_s, last + 1.0))
 
 

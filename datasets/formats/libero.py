@@ -12,16 +12,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..ledger import DataError, Ledger, Loss, Problem
-from ..recording import Contents, Conventions, Frames, Gripper, Orientation, Recording, StreamSpec, Track
+from ..recording import Contents, Conventions, Gripper, Orientation, Recording, StreamSpec
+from ..views.resampling import take
 from . import Format, WriteOptions, hdf5_write
 from .hdf5_demos import DemoSource, Layout, control_rate, parsed
 from .robomimic import what_is
@@ -230,26 +229,6 @@ def open_libero(path: Path) -> DemoSource:
     return DemoSource(path, files, Layout("libero", "_rgb", _describe, _task))
 
 
-@dataclass(frozen=True)
-class PickedFrames:
-    """Some of the images of a stream, in order."""
-
-    frames: Frames
-    rows: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> NDArray[Any]:
-        return self.frames[self.rows[index]]
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self.frames[row] for row in self.rows)
-
-    def encoded(self, index: int) -> bytes | None:
-        return self.frames.encoded(self.rows[index])
-
-
 def drop_noops(recording: Recording, ledger: Ledger, threshold: float = 1e-4) -> Recording:
     """Leave out the steps at which nothing was commanded, by OpenVLA's rule.
 
@@ -308,14 +287,7 @@ def _pick(recording: Recording, rows: Mapping[str, list[int]]) -> Recording:
         time = began[: len(rows["action"])]
     streams = {}
     for key, track in recording.streams.items():
-        values: Any = track.rows
-        if isinstance(values, np.ndarray):
-            values = values[rows[key]]
-        elif isinstance(values, (list, tuple)):
-            values = [values[row] for row in rows[key]]
-        else:
-            values = PickedFrames(values, tuple(rows[key]))
-        streams[key] = Track(values, time)
+        streams[key] = take(track, np.array(rows[key], np.int64), time)
     return dataclasses.replace(recording, streams=streams)
 
 

@@ -9,50 +9,28 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
-import math
-import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
 from ..contents_json import contents_to_json, dumps
-from ..frames import codec_of, decode_image, encode_jpeg, encode_png, psnr
+from ..frames import decode_image, encode_jpeg, encode_png, psnr
 from ..ledger import DataError, Ledger, Loss
 from ..recording import Contents, Frames, Recording, StreamSpec, Track
 from ..views.resampling import to_ns
 from . import WriteOptions
-from .bag_columns import RECORD, topic_key
-from .bag_messages import typestore
 from .bags import SIDE_FILE
-from .partial import PLAN, begin, cannot, finish, sync, write_whole
+from .partial import PLAN, begin, cannot, finish, write_whole
+from .rosbag2_file import McapWriter
+from .rosbag2_messages import Line, lines_of, serialized
 
 # version 5 is the newest that Humble reads; later distributions read it too
 METADATA_VERSION = 5
-CHUNK_BYTES = 1 << 20  # a recording that is cut off loses at most this much
-_ARRAYS = {
-    "float16": "Float32",
-    "float32": "Float32",
-    "float64": "Float64",
-    "bool": "UInt8",
-    **{f"{sign}int{bits}": f"{sign.upper()}Int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
-
-
-@dataclass(frozen=True)
-class _Line:
-    """How one stream is written: its topic, type, and the column that the reader will find it in."""
-
-    spec: StreamSpec
-    topic: str
-    type: str
-    column: str
 
 
 def plan(contents: Contents, options: WriteOptions) -> list[Loss]:
@@ -64,7 +42,7 @@ def plan(contents: Contents, options: WriteOptions) -> list[Loss]:
             Loss(key, "re-encoded", f"to JPEG of quality {options.quality}")
             for key in contents.of_kind("image")
         ]
-    _lines(contents)
+    lines_of(contents)
     return losses
 
 
@@ -90,7 +68,7 @@ class Rosbag2Sink:
 
     def __init__(self, path: Path, contents: Contents, options: WriteOptions, ledger: Ledger) -> None:
         self._path, self._contents, self._options, self._ledger = path, contents, options, ledger
-        self._lines = _lines(contents)
+        self._lines = lines_of(contents)
         said = contents_to_json(contents)
         text = json.loads(
             dumps({"contents": said, "images": options.images, "quality": options.quality}, "set")
@@ -129,37 +107,23 @@ class Rosbag2Sink:
             )
         base = self._base(recording)
         path = folder / f"{name}.mcap"
-        counts: dict[str, int] = {}
-        first, last = 1 << 62, 0
-        with path.open("wb") as file:
-            writer = Writer(file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
-            writer.start(profile="ros2", library="regrip")
-            writer.add_metadata(RECORD, {"json": self._record(recording, base)})
-            schemas: dict[str, int] = {}
-            channels: dict[str, int] = {}
-            lines: dict[str, _Line] = {}
+        lines: dict[str, Line] = {}
+        bag = McapWriter(path)
+        try:
+            bag.say(self._record(recording, base))
             tracks = []
             for order, (key, track) in enumerate(recording.streams.items()):
-                line = self._line(key, track)
-                lines[key] = line
-                if line.type not in schemas:
-                    text, _ = typestore("cdr").generate_msgdef(line.type, ros_version=2)
-                    schemas[line.type] = writer.register_schema(line.type, "ros2msg", text.encode())
-                channels[key] = writer.register_channel(
-                    line.topic, "cdr", schemas[line.type], {"offered_qos_profiles": ""}
-                )
-                counts[key] = 0
-                tracks.append(self._messages(order, line, track, base))
-            for number, (ns, _, key, data) in enumerate(heapq.merge(*tracks)):
-                writer.add_message(channels[key], log_time=ns, data=data, publish_time=ns, sequence=number)
-                counts[key] += 1
-                first, last = min(first, ns), max(last, ns)
-            writer.finish()  # type: ignore[no-untyped-call]
-        sync(path)
-        text = _metadata(path.name, [(lines[key], n) for key, n in counts.items()], first, last)
-        write_whole(folder / "metadata.yaml", text.encode())
+                lines[key] = self._line(key, track)
+                bag.open(lines[key])
+                tracks.append(self._messages(order, lines[key], track, base))
+            for ns, _, key, data in heapq.merge(*tracks):
+                bag.add(key, data, ns)
+        finally:
+            bag.close()
+        counted = [(lines[key], n) for key, n in bag.counts.items()]
+        write_whole(folder / "metadata.yaml", _metadata(path.name, counted, bag.first, bag.last).encode())
 
-    def _line(self, key: str, track: Track) -> _Line:
+    def _line(self, key: str, track: Track) -> Line:
         """A topic has one type: that of its first image decides between files and pixels."""
         line = self._lines[key]
         if line.spec.kind not in ("image", "depth") or not len(track):
@@ -211,24 +175,19 @@ class Rosbag2Sink:
         return dumps(said, f"what is said of episode {self.done}").decode()
 
     def _messages(
-        self, order: int, line: _Line, track: Track, base: int
+        self, order: int, line: Line, track: Track, base: int
     ) -> Iterator[tuple[int, int, str, bytes]]:
-        store, key = typestore("cdr"), line.spec.key
-        make = self._maker(line, track)
+        row = self._rows_of(line, track)
         for index, ns in enumerate((to_ns(track.time) + base).tolist()):
-            stamp = store.types["builtin_interfaces/msg/Time"](sec=ns // 10**9, nanosec=ns % 10**9)
-            frame = str(line.spec.about.get("frame_id", ""))
-            message = make(index, store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame))
-            yield ns, order, key, bytes(store.serialize_cdr(message[1], message[0]))
+            yield ns, order, line.spec.key, serialized(line, row(index), ns)
 
-    def _maker(self, line: _Line, track: Track) -> Callable[[int, Any], tuple[str, Any]]:
-        types, spec = typestore("cdr").types, line.spec
+    def _rows_of(self, line: Line, track: Track) -> Callable[[int], Any]:
+        spec = line.spec
         if spec.kind in ("image", "depth"):
             frames: Frames = track.rows  # type: ignore[assignment]
-            return lambda index, header: self._image(line, frames, index, header)
+            return lambda index: self._image(line, frames, index)
         if spec.kind == "text":
-            texts = track.rows
-            return lambda index, header: (line.type, types[line.type](data=str(texts[index])))
+            return track.rows.__getitem__
         rows = np.asarray(track.rows)
         if rows.shape[1:] != spec.shape or str(rows.dtype) != spec.dtype:
             raise DataError(
@@ -237,46 +196,15 @@ class Rosbag2Sink:
                 episode=self.done,
                 key=spec.key,
             )
-        if line.type == "sensor_msgs/msg/JointState":
-            none, names = np.zeros(0), list(spec.names)
-            return lambda index, header: (
-                line.type,
-                types[line.type](
-                    header=header,
-                    name=names,
-                    position=rows[index].astype(np.float64),
-                    velocity=none,
-                    effort=none,
-                ),
-            )
-        dims = _dims(types, spec.shape)
-        layout = types["std_msgs/msg/MultiArrayLayout"](dim=dims, data_offset=0)
-        dtype = line.type.removeprefix("std_msgs/msg/").removesuffix("MultiArray").lower()
-        flat = rows.reshape(len(rows), math.prod(spec.shape))
-        return lambda index, header: (
-            line.type,
-            types[line.type](layout=layout, data=flat[index].astype(dtype)),
-        )
+        return rows.__getitem__
 
-    def _image(self, line: _Line, frames: Frames, index: int, header: Any) -> tuple[str, Any]:
-        types, spec = typestore("cdr").types, line.spec
+    def _image(self, line: Line, frames: Frames, index: int) -> bytes | NDArray[Any]:
         if line.type == "sensor_msgs/msg/CompressedImage":
-            data = self._file(spec, frames, index)
-            return line.type, types[line.type](header=header, format=_format(spec, data), data=_bytes(data))
-        image = self._pixels(spec, frames, index)
+            return self._file(line.spec, frames, index)
+        image = self._pixels(line.spec, frames, index)
         if frames.encoded(index) is not None:
-            self._ledger.add(Loss(spec.key, "re-encoded", "image files to pixels", int(index == 0), 1))
-        encoding = {"uint8": "rgb8", "uint16": "16UC1", "float32": "32FC1"}[spec.dtype]
-        pixels = np.ascontiguousarray(image)
-        return line.type, types[line.type](
-            header=header,
-            height=image.shape[0],
-            width=image.shape[1],
-            encoding=encoding,
-            is_bigendian=0,
-            step=pixels.strides[0],
-            data=pixels.view(np.uint8).reshape(-1),
-        )
+            self._ledger.add(Loss(line.spec.key, "re-encoded", "image files to pixels", int(index == 0), 1))
+        return image
 
     def _file(self, spec: StreamSpec, frames: Frames, index: int) -> bytes:
         """The image file of a frame: the source's own, or one that is made now."""
@@ -328,58 +256,7 @@ def _name(episode: int) -> str:
     return f"episode_{episode:06d}"
 
 
-def _lines(contents: Contents) -> dict[str, _Line]:
-    """A topic for each stream. Each must be read back under a column of its own."""
-    lines: dict[str, _Line] = {}
-    used: set[str] = set()
-    for key, spec in contents.streams.items():
-        kind, suffix = _type(spec), ""
-        if kind == "sensor_msgs/msg/JointState":
-            suffix = ".position"
-        parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) or "_" for part in key.split(".")]
-        base = "/" + "/".join(f"_{part}" if part[0].isdigit() else part for part in parts)
-        topic, count = base, 2
-        while topic_key(topic) + suffix in used:
-            topic, count = f"{base}_{count}", count + 1
-        used.add(topic_key(topic) + suffix)
-        lines[key] = _Line(spec, topic, kind, topic_key(topic) + suffix)
-    return lines
-
-
-def _type(spec: StreamSpec) -> str:
-    if spec.kind in ("image", "depth"):
-        return "sensor_msgs/msg/Image"
-    if spec.kind == "text":
-        return "std_msgs/msg/String"
-    if spec.dtype not in _ARRAYS:
-        raise DataError(
-            f"no message holds numbers of type {spec.dtype}",
-            f"cast them in the mapping to one of {', '.join(_ARRAYS)}",
-            key=spec.key,
-        )
-    named = spec.shape == (len(spec.names),) and len(set(spec.names)) == len(spec.names) > 0
-    if named and spec.dtype in ("float32", "float64"):
-        return "sensor_msgs/msg/JointState"  # the one message with names, numbers and a stamp
-    return f"std_msgs/msg/{_ARRAYS[spec.dtype]}MultiArray"
-
-
-def _dims(types: Any, shape: tuple[int, ...]) -> list[Any]:
-    make = types["std_msgs/msg/MultiArrayDimension"]
-    return [make(label="", size=size, stride=math.prod(shape[index:])) for index, size in enumerate(shape)]
-
-
-def _format(spec: StreamSpec, data: bytes) -> str:
-    codec = codec_of(data)
-    if spec.kind == "depth":
-        return f"{'16UC1' if spec.dtype == 'uint16' else '32FC1'}; {codec} compressed "
-    return codec
-
-
-def _bytes(data: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(data, np.uint8)
-
-
-def _metadata(file: str, lines: list[tuple[_Line, int]], first: int, last: int) -> str:
+def _metadata(file: str, lines: list[tuple[Line, int]], first: int, last: int) -> str:
     """`metadata.yaml` as rosbag2 writes it."""
     count = sum(n for _, n in lines)
     began = {"nanoseconds_since_epoch": first if count else 0}

@@ -213,15 +213,27 @@ class StoreWriter:
             raise self._failed(error) from error
 
     def end_episode(
-        self, success: bool | None = None, terminated: bool | None = None, truncated: bool | None = None
+        self,
+        success: bool | None = None,
+        terminated: bool | None = None,
+        truncated: bool | None = None,
+        *,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the open episode part of the set; when this returns it would survive a `kill -9`.
+
+        Args:
+            success: as of `Recording`, like the next two.
+            terminated: likewise.
+            truncated: likewise.
+            about: known only now; goes before what `begin_episode` was given.
 
         Raises:
             DataError: no episode is open, it is empty, or the disk is full; it is discarded.
         """
         if self._record is None:
             raise DataError("no episode is open", "call begin_episode first", file=self.path)
+        self._record.about.update(about or {})
         try:
             self._end(success, terminated, truncated)
         except (DataError, OSError) as error:

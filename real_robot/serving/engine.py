@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from ..messages import PolicyError
 from .metrics import Metrics
 from .schema import Ask, Schema
 from .sessions import Answer, Run, ServedPolicy, Session, ShuttingDownError, SupersededError, WithheldError
+
+if TYPE_CHECKING:
+    from .traffic import Traffic
 
 _LOG = logging.getLogger("regrip.serving")
 _LIVE_S = 1.0  # a session that asked within this time is likely to ask again
@@ -71,13 +74,19 @@ class Engine:
         policy: to begin with.
         config: how.
         metrics: counts; made anew if not given.
+        traffic: takes note of every observation and its answer.
     """
 
     def __init__(
-        self, policy: ServedPolicy, config: EngineConfig | None = None, metrics: Metrics | None = None
+        self,
+        policy: ServedPolicy,
+        config: EngineConfig | None = None,
+        metrics: Metrics | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.metrics = metrics or Metrics()
+        self._traffic = traffic
         self._policy = policy
         self._lock = threading.RLock()
         self._bell = _Bell()
@@ -124,6 +133,8 @@ class Engine:
                 self._supersede(session, None, "the connection was closed")
                 if session.name.startswith("connection "):
                     self._sessions.pop(session.name, None)
+                if self._traffic is not None:
+                    self._traffic.ended(session.name)
             self.metrics.gauge("sessions", len(self._sessions))
 
     def reset(self, session: Session, episode: str = "") -> None:
@@ -131,6 +142,8 @@ class Engine:
         with self._lock:
             self._supersede(session, None, "the episode was reset")
             session.begin(episode, self._policy)
+            if self._traffic is not None:
+                self._traffic.ended(session.name)
 
     def submit(
         self, session: Session, ask: Ask, received_ns: int, episode: str | None = None
@@ -249,7 +262,7 @@ class Engine:
         job = self._waiting.pop(session.name, None)
         if job is not None:
             self.metrics.count("superseded")
-            _settle(job.future, SupersededError(by, why))
+            self._settle(job, SupersededError(by, why))
 
     def _work(self) -> None:
         try:
@@ -288,7 +301,11 @@ class Engine:
             Ask({n: np.full_like(i, row) for n, i in images.items()}, middle, schema.prompt or "warm up")
             for row in range(rows)
         ]
-        policy.act(asks, [Run(f"warm-up {row}", "", policy) for row in range(rows)])
+        runs = [Run(f"warm-up {row}", "", policy) for row in range(rows)]
+        policy.act(asks, runs)
+        if schema.rtc and rows == 1:  # another way through the policy, always alone
+            held = np.clip(np.zeros(schema.spec.action_dim), *schema.action_limits)
+            policy.act([replace(asks[0], prefix=held.astype(np.float32)[None], frozen=1)], runs)
 
     def _next(self) -> list[_Job]:
         """The next batch; empty when it is over."""
@@ -352,7 +369,7 @@ class Engine:
     def _finish(self, job: _Job, row: NDArray[np.float32] | None, batch: int, began: int, ended: int) -> None:
         if row is None:
             self.metrics.count("withheld")
-            _settle(job.future, WithheldError("no answer, on purpose"))
+            self._settle(job, WithheldError("no answer, on purpose"))
             return
         schema = job.run.policy.schema
         why = unfit(row, schema)
@@ -363,11 +380,24 @@ class Engine:
         self._chunks += 1
         answer = Answer(row, schema.version, self._chunks, batch, job.received_ns, began, ended)
         self.metrics.answered((time.monotonic_ns() - job.received_ns) / 1e9)
-        _settle(job.future, answer)
+        self._settle(job, answer)
 
     def _fail(self, job: _Job, error: PolicyError) -> None:
-        if _settle(job.future, error):
+        if self._settle(job, error):
             self.metrics.count("failed")
+
+    def _settle(self, job: _Job, result: Answer | PolicyError) -> bool:
+        """Give a job its result, unless it has one."""
+        try:
+            if isinstance(result, Answer):
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(result)
+        except InvalidStateError:
+            return False
+        if self._traffic is not None:
+            self._traffic.settled(job.run, job.ask, job.received_ns, result)
+        return True
 
 
 class _Bell:
@@ -416,15 +446,3 @@ def unfit(actions: Any, schema: Schema) -> str:
     return (
         f"action {row} has {axis.name} = {value:.6g} {axis.unit}, expected [{axis.low:.6g}, {axis.high:.6g}]"
     )
-
-
-def _settle(future: Future[Answer], result: Answer | PolicyError) -> bool:
-    """Give a future its result, unless it has one."""
-    try:
-        if isinstance(result, Answer):
-            future.set_result(result)
-        else:
-            future.set_exception(result)
-    except InvalidStateError:
-        return False
-    return True

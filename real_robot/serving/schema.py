@@ -187,6 +187,8 @@ class Schema:
         seed = whole_number(message, "__seed__")
         if seed is not None and not self.sampled:
             warnings.append(f"'__seed__' makes no difference to {self.model}")
+        elif seed is not None and len(prefix):
+            warnings.append("'__seed__' makes no difference with '__prefix__': the chunk is greedy")
         return Ask(
             {camera.name: images[camera.name] for camera in self.spec.cameras},
             state,

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from regrip.datasets.formats.rosbag2 import open_rosbag2
 from regrip.datasets.starts import StartState
+from regrip.datasets.store.reader import Store
 from regrip.launch.config import ConfigError
 from regrip.launch.node import main
 from regrip.launch.node_policy import NodePolicy
 from regrip.launch.node_sim import SimTransport, drive
 from regrip.launch.policies import open_policy
 from regrip.launch.robot_config import away_from_home, load_robot, make_core, open_arm
+from regrip.launch.serve import contract
 from regrip.real_robot.core import Core
 from regrip.real_robot.kinematics import Arm, ArmModel
-from regrip.real_robot.messages import Request
+from regrip.real_robot.mcap_recorder import McapRecorder
+from regrip.real_robot.messages import Decision, Request
 from regrip.real_robot.node import Node
-from regrip.sim.tabletop.robot import ARM, TabletopRobot
+from regrip.real_robot.recorder import Recorder
+from regrip.real_robot.rows import contents_of_node
+from regrip.real_robot.serving.client import Client
+from regrip.real_robot.serving.engine import Engine, EngineConfig
+from regrip.real_robot.serving.policies import RandomPolicy
+from regrip.real_robot.serving.remote import PolicyClient
+from regrip.real_robot.serving.server import ServerConfig, in_background
+from regrip.sim.tabletop.robot import ARM, GRIPPER, TabletopRobot
 from regrip.sim.tabletop.scenes import HOME_JOINTS, PANDA
 
 STARTS = [StartState("demo/press_purple", "train", index, 0) for index in range(4)]
@@ -170,3 +183,44 @@ def test_a_policy_that_raises_holds_the_arm_and_is_quoted(world: TabletopRobot) 
     tick = [node.step() for _ in range(5)][-1]
     assert tick.command is None
     assert "TypeError: no such thing" in tick.reason
+
+
+def test_a_node_goes_on_over_a_swap_at_its_server_and_its_recording_says_so(
+    world: TabletopRobot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node, a real server and a real client; the second checkpoint comes while the first episode runs."""
+    monkeypatch.setattr(TabletopRobot, "max_steps", 30)
+    schemas = [replace(contract("demo"), digest=digest) for digest in ("0123abcd", "4567cdef")]
+    old, new = (RandomPolicy(schema, share=0.2) for schema in schemas)
+    for one, schema in ((old, schemas[0]), (new, schemas[1])):
+        one.schema = replace(one.schema, digest=schema.digest)
+    described = load_robot("tabletop")
+    arm, engine = open_arm(described), Engine(old, EngineConfig(2))
+    asked: list[str] = []
+
+    def watch(what: object) -> None:
+        if isinstance(what, Decision):
+            asked.append(what.reply.version)
+            assert not what.reply.error
+            if len(asked) == 3:
+                engine.swap(new)
+
+    with in_background(engine, ServerConfig(port=0)) as server:
+        client = Client(f"ws://127.0.0.1:{server.port}", timeout_s=30)
+        policy = PolicyClient(client, world.spec)
+        joints = (*ARM, GRIPPER)
+        contents = contents_of_node(world.spec, joints, new_core(world).names, schemas[0].horizon, {})
+        recorder = Recorder(tmp_path / "set", contents, {"checkpoint": "as at the start"}, threaded=False)
+        mcap = McapRecorder(tmp_path / "all.mcap", contents, {}, threaded=False)
+        make = lambda task: make_core(described, world.spec, arm, task)  # noqa: E731
+        drive(make, policy, world, STARTS[:3], watchers=(recorder, mcap, watch))
+        client.close()
+    recorder.close()
+    mcap.close()
+    assert not recorder.problems + mcap.problems
+    with contextlib.closing(Store(tmp_path / "set")) as store:
+        said = [store[i].about["checkpoint"] for i in range(len(store))]
+    assert said == ["random@0123abcd", "random@4567cdef", "random@4567cdef"]
+    assert asked[3] == "random@0123abcd"  # an episode is one policy's
+    heard = list(open_rosbag2(tmp_path / "all.mcap")[0].streams["checkpoint"].rows)
+    assert heard == ["random@0123abcd", "random@4567cdef"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,11 +20,15 @@ from numpy.typing import NDArray
 
 from regrip.datasets.episode import Observation
 from regrip.datasets.frames import decode_image, encode_jpeg
+from regrip.datasets.store.reader import Store
 from regrip.launch.config import ConfigError
+from regrip.launch.node_policy import NodePolicy
 from regrip.launch.policies import open_policy
 from regrip.launch.serve import Options, Pi0Server, contract, describe, load, main, model_name, token
+from regrip.real_robot.messages import Request
 from regrip.real_robot.serving.client import Client
 from regrip.real_robot.serving.engine import Engine, EngineConfig
+from regrip.real_robot.serving.remote import PolicyClient
 from regrip.real_robot.serving.server import Server, ServerConfig, in_background
 from regrip.vla.pi0 import Pi0Policy
 
@@ -98,6 +103,22 @@ def test_a_seed_gives_acts_own_sample_to_the_bit(policy: Pi0Policy, seen: Observ
         assert np.array_equal(client.infer(message(seen, 0))["actions"], greedy)
 
 
+def test_a_prefix_is_gone_on_from_over_the_wire_as_in_process(policy: Pi0Policy, seen: Observation) -> None:
+    """The node's own way of asking, so that what it sends is tested as well."""
+    old = policy.act(seen.take([1]), None).action[0]
+    request = Request(3, 0.0, 0.0, seen.take([0]), 12, old[2:], 2, "a")
+    with serving(policy, max_batch=2) as server, Client(url(server), timeout_s=60) as client:
+        assert client.metadata["supports"]["rtc"] is True
+        answered = PolicyClient(client, policy.spec).answer(request)
+        assert np.array_equal(answered[:2], old[2:4])
+        assert np.array_equal(answered, NodePolicy(policy).answer(request))
+        assert not np.array_equal(answered, policy.act(seen.take([0]), None).action[0])
+        asked = message(seen, 0, __prefix__={"actions": old[2:], "frozen": 2})
+        seeded = client.infer(asked | {"__seed__": 7})
+        assert np.array_equal(seeded["actions"], answered)
+        assert "the chunk is greedy" in seeded["warnings"][0]
+
+
 def test_a_served_seed_repeats_a_whole_session(policy: Pi0Policy, seen: Observation) -> None:
     def session(name: str) -> NDArray[np.float32]:
         with serving(policy, seed=5) as server, Client(url(server), session=name, timeout_s=60) as client:
@@ -170,7 +191,7 @@ def test_it_does_not_listen_to_others_without_a_token() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_serves_reloads_and_ends() -> None:
+def test_the_command_serves_reloads_records_and_ends(tmp_path: Path) -> None:
     """A process as a user starts it: ready, an answer, SIGHUP, SIGTERM."""
     code = "import sys; from regrip.launch.serve import main; sys.exit(main(sys.argv[1:]))"
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -186,6 +207,8 @@ def test_the_command_serves_reloads_and_ends() -> None:
             "2",
             "--prompt",
             "lift the red block",
+            "--record",
+            str(tmp_path / "served"),
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -210,6 +233,9 @@ def test_the_command_serves_reloads_and_ends() -> None:
             assert client.infer({**images, **state})["actions"].shape == (5, 7)
         process.terminate()
         assert process.wait(timeout=30) == 0
+        with contextlib.closing(Store(tmp_path / "served")) as store:
+            assert [store[i].task for i in range(len(store))] == ["lift the red block"] * 2
+            assert store[0].about["checkpoint"] == contract("demo").version
     finally:
         process.kill()
         process.wait()

@@ -15,7 +15,7 @@ from regrip.datasets.spec import RobotSpec
 from regrip.datasets.store.writer import StoreWriter
 from regrip.launch.policies import open_policy
 from regrip.launch.recorded import load_recorded, load_shown
-from regrip.real_robot.recorder import contents_of_node
+from regrip.real_robot.rows import contents_of_node
 from regrip.vla.pi0 import Pi0Policy
 
 ARM = tuple(f"joint{i + 1}" for i in range(7))

@@ -11,7 +11,8 @@ from toy import ARM, SPEC, Toy, Wave, make_core
 from regrip.datasets.store.reader import Store
 from regrip.real_robot.messages import Frame, Tick
 from regrip.real_robot.node import Node
-from regrip.real_robot.recorder import Recorder, contents_of_node
+from regrip.real_robot.recorder import Recorder
+from regrip.real_robot.rows import contents_of_node
 
 
 def record(path: Path, *, threaded: bool) -> tuple[list[Tick], Toy]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from toy import Toy, Wave, make_core
 
+from regrip.real_robot.messages import Keep
 from regrip.real_robot.node import Node
 from regrip.real_robot.ui import Page
 
@@ -127,6 +128,19 @@ def test_nobody_without_the_token_sees_or_moves_anything(running: Running) -> No
 def test_garbage_is_refused_and_the_page_lives_on(running: Running, body: bytes) -> None:
     assert running.post(body, **{"X-Token": running.page.token})[0] in (400, 403)
     until(running, "inactive")
+
+
+def test_the_keep_button_is_there_when_something_keeps(running: Running) -> None:
+    asked: list[object] = []
+    running.node._watchers.append(lambda what: asked.append(what) if isinstance(what, Keep) else None)
+    said = json.dumps({"what": "keep"}).encode()
+    assert running.post(said, **{"X-Token": running.page.token})[0] == 400  # nobody holds anything
+    running.page.keeps_s = 10.0
+    assert json.loads(running.get("/status")[1])["keeps_s"] == 10.0
+    running.press("keep")
+    assert len(asked) == 1
+    running.page.say("kept the last 10.0 s: episode 0")
+    assert "kept the last" in json.loads(running.get("/status")[1])["log"][0]["what"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the Debian package chromium")
