@@ -188,7 +188,8 @@ def test_the_first_ratio_is_one_and_the_critic_warms_up_alone(settings: Settings
     moved = {name for name, value in policy.weights().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith("critic.") for name in moved)
-    wrong = dataclasses.replace(rollouts, latent={**rollouts.latent, "chain": rollouts.latent["chain"] * 1.1})
+    bent = np.asarray(rollouts.latent["chain"], np.float32) * 1.1
+    wrong = dataclasses.replace(rollouts, latent={**rollouts.latent, "chain": bent})
     with pytest.raises(RatioNotOneError):
         diwa.update(policy, base, optimizer, wrong, reward, QUICK, ("t",), 1)
 
