@@ -41,6 +41,11 @@ COMMANDS: dict[str, Command] = {
         "record episodes, fit rewards, and see which can be trusted",
         "regrip rewards record demo --out demo.rollouts",
     ),
+    "world": Command(
+        "world_cli",
+        "learn a world from recorded episodes, and see whether it can be trusted",
+        "regrip world fit DATASET --out runs/worlds/mine",
+    ),
     "inspect": Command(
         "data_inspect", "say what is in a data set, and what is wrong with it", "regrip inspect SRC"
     ),

@@ -1,0 +1,114 @@
+"""`regrip world fit`: learn a world model from recorded episodes, and keep it in a folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from ..datasets.starts import refuse_test
+from ..sim.world.calibrate import calibrate
+from ..sim.world.checks import imagine
+from ..sim.world.config import WorldConfig
+from ..sim.world.files import ABOUT, save_world
+from ..sim.world.fit import encode, fit, split
+from ..sim.world.held import card_of, take
+from ..sim.world.judging import reflector
+from ..sim.world.referees import fit_referees, save_referees
+from ..sim.world.starts import starts_of
+from .config import parse_options
+from .durable import StorageError, explain
+from .evaluate import require_place
+from .provenance import code_version, command_line
+from .world_data import Bars, read, starts_named
+
+
+@dataclass(frozen=True)
+class Options:
+    """`regrip world fit`.
+
+    Attributes:
+        data: sets of recorded episodes, of any format that `regrip inspect` knows: successes and failures.
+        out: the folder; it must not hold a model yet.
+        device: ``cpu`` or ``cuda``.
+        threads: of torch on a CPU.
+        referee_steps: optimiser steps of each of the two small networks that `regrip world check` judges by.
+        config: of the model and its training.
+    """
+
+    data: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    referee_steps: int = 1000
+    config: tyro.conf.OmitArgPrefixes[WorldConfig] = field(default_factory=WorldConfig)
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        args,
+        prog="regrip world fit",
+        description="Learn a world model from recorded episodes: what cameras and joints show after a chunk "
+        "of actions, and whether the task is done.",
+    )
+    began = time.monotonic()
+    torch.set_num_threads(options.threads)
+    require_device(options.device)
+    if (options.out / ABOUT).exists():
+        raise StorageError(f"{options.out} holds a world model already; give another --out, or remove it")
+    require_place(options.out / ABOUT)
+    config = options.config
+    with Bars() as bars:
+        clips = read(options.data, config.chunk, bars)
+        refuse_test([start for start in starts_named(clips.start) if start], "regrip world fit")
+        model = fit(clips, config, options.device, bars)
+        tokens = encode(model, clips, bars)
+        model.calibration = calibrate(model, clips, tokens)
+        train, held = split(clips, config)
+        referees = fit_referees(
+            model, clips, tokens, train, steps=options.referee_steps, seed=config.seed, on_step=bars
+        )
+    unseen = take(clips, held)
+    verdicts = reflector(model, imagine(model, referees, unseen, encode(model, unseen))).imagined["episode"]
+    seconds = round(time.monotonic() - began, 1)
+    card = {
+        **card_of(clips, config),
+        "data": [str(path) for path in options.data],
+        "command": command_line(),
+        "code": code_version(),
+        "seconds": seconds,
+        "reflector": {
+            name: getattr(verdicts, name).value for name in ("precision", "recall", "auroc", "ece")
+        },
+    }
+    try:
+        save_world(options.out, model, starts_of(clips, config), card)
+        save_referees(options.out, referees, model)
+    except OSError as error:
+        raise explain(error, "write", options.out) from error
+    print(
+        f"{len(clips)} episodes with {len(clips.state)} frames, {len(held)} episodes held out "
+        f"({int(clips.success[held].sum())} successes); {seconds:.0f} s\n"
+        f"success in imagination, held out: precision {verdicts.precision}, recall {verdicts.recall}\n"
+        f"written to {options.out}; next: regrip world check {options.out} "
+        f"{' '.join(map(str, options.data))}"
+    )
+    return 0
+
+
+def require_device(device: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} is not available here; `regrip doctor` says why. Use --device cpu"
+        )

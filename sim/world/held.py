@@ -1,0 +1,69 @@
+"""Which episodes a world model has never seen, by what is in them: wherever they lie now, under what name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .clips import Clips
+from .config import WorldConfig
+from .fit import split
+
+
+def names_of(clips: Clips) -> list[str]:
+    """A hash of each episode's instruction, actions and proprioception; pictures may be encoded anew."""
+    found = []
+    for episode in range(len(clips)):
+        low, high = clips.first[episode], clips.first[episode + 1]
+        digest = hashlib.blake2b(clips.task[episode].encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(clips.action[low:high]).tobytes())
+        digest.update(np.ascontiguousarray(clips.state[clips.episode == episode]).tobytes())
+        found.append(digest.hexdigest())
+    return found
+
+
+def card_of(clips: Clips, config: WorldConfig) -> dict[str, Any]:
+    """What a model's card says of the episodes it was fitted on: numbers held out, and names of all."""
+    train, held = split(clips, config)
+    names = names_of(clips)
+    return {
+        "episodes": len(clips),
+        "frames": len(clips.state),
+        "held_out": held.tolist(),
+        "trained_on": [names[int(episode)] for episode in train],
+        "held_out_names": [names[int(episode)] for episode in held],
+    }
+
+
+def unseen(clips: Clips, card: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The episodes that the model was not trained on; all, if its card does not say on which it was."""
+    trained = set(card.get("trained_on", ()))
+    return np.array([i for i, name in enumerate(names_of(clips)) if name not in trained], np.int64)
+
+
+def take(clips: Clips, episodes: NDArray[np.int64]) -> Clips:
+    """Only these episodes, in this order."""
+    rows = [np.flatnonzero(clips.episode == episode) for episode in episodes]
+    frames = np.concatenate(rows)
+    steps = [np.arange(clips.first[episode], clips.first[episode + 1]) for episode in episodes]
+    new = np.full(len(clips.state) + 1, -1, np.int64)  # its last entry is for -1
+    new[frames] = np.arange(len(frames))
+    return dataclasses.replace(
+        clips,
+        pictures=clips.pictures[frames],
+        state=clips.state[frames],
+        episode=np.repeat(np.arange(len(episodes)), [len(part) for part in rows]),
+        step=clips.step[frames],
+        first=np.concatenate([[0], np.cumsum([len(part) for part in steps])]).astype(np.int64),
+        action=clips.action[np.concatenate(steps)],
+        frame_of=new[clips.frame_of[np.concatenate(steps)]],
+        success=clips.success[episodes],
+        task=[clips.task[int(e)] for e in episodes],
+        start=[clips.start[int(e)] for e in episodes],
+        policy=[clips.policy[int(e)] for e in episodes],
+    )
