@@ -17,6 +17,9 @@ class WorldConfig:
         chunk: H, actions in one step.
         kind: of dynamics: ``video``, a transformer over all tokens (video.py), or ``rssm``, a recurrent and a
             stochastic state for the whole scene (rssm.py): many times cheaper, and coarser.
+        encoder: folder of a V-JEPA 2 that sees in the place of the tokenizer; such a model can score chunks
+            but not be played in, see encoder.py. ``""`` for the tokenizer, which is trained.
+        encoder_side: tokens in a row and in a column of what that makes of a picture, at most.
         latent: channels of the tokenizer's latent, which is an eighth of an image's width and height.
         tokenizer_width: channels of the tokenizer's convolutions at a quarter of the resolution; twice that
             below.
@@ -45,6 +48,8 @@ class WorldConfig:
 
     chunk: int = 5
     kind: Literal["video", "rssm"] = "video"
+    encoder: str = ""
+    encoder_side: int = 4
     latent: int = 16
     tokenizer_width: int = 32
     width: int = 128
@@ -71,7 +76,7 @@ class WorldConfig:
     def __post_init__(self) -> None:
         for name in (
             "chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble",
-            "recurrent", "groups", "classes",
+            "recurrent", "groups", "classes", "encoder_side",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} of a world model must be at least 1")

@@ -15,6 +15,7 @@ from ...datasets.starts import counter_generator
 from .clips import Clips, Windows
 from .config import WorldConfig
 from .dynamics import Batch
+from .encoder import FrozenEncoder
 from .model import WorldModel, words_of
 from .tokenizer import scaled
 
@@ -89,10 +90,15 @@ def _optimizer(
 
 
 def fit_tokenizer(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> None:
-    """Reconstruction; pixels that are not the camera's usual ones count more, for objects are small."""
+    """Reconstruction; pixels that are not the camera's usual ones count more, for objects are small.
+
+    A frozen encoder only takes the data's statistics.
+    """
     config, tokenizer = model.config, model.tokenizer
     draw = counter_generator("world tokenizer", config.seed)
     some = draw.choice(frames, min(len(frames), 256), replace=False)
+    if isinstance(tokenizer, FrozenEncoder):
+        return tokenizer.settle(np.asarray(clips.pictures[np.sort(some)]))
     usual = np.median(np.asarray(clips.pictures[np.sort(some)]), axis=0)  # (C,h,w,3)
     usual_pictures = scaled(torch.from_numpy(usual).to(model.device))
     optimizer, schedule = _optimizer(list(tokenizer.parameters()), config, config.tokenizer_steps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...datasets.spec import RobotSpec
 from .config import WorldConfig
 from .dynamics import Step
+from .encoder import FrozenEncoder
 from .rssm import Rssm
 from .tokenizer import Tokenizer
 from .video import VideoDynamics
@@ -56,7 +57,11 @@ class WorldModel(nn.Module):
         self.calibration = Calibration()
         self._index = {word: number + 1 for number, word in enumerate(self.vocabulary)}
         camera = spec.cameras[0]
-        self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
+        self.tokenizer: Tokenizer | FrozenEncoder
+        if config.encoder:
+            self.tokenizer = FrozenEncoder(config.encoder, config.encoder_side, camera.height, camera.width)
+        else:
+            self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
         sizes = (
             len(spec.cameras), self.tokenizer.places, self.tokenizer.dims, spec.state_dim,
             config.chunk * (spec.action_dim + 1), len(self.vocabulary),
