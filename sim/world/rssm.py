@@ -13,7 +13,7 @@ the prior's side) with free nats. What is done otherwise than there:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -191,8 +191,10 @@ class Rssm(nn.Module):
 
     # ---- learning ------------------------------------------------------------------------------------
 
-    def _unroll(self, batch: Batch, imagined: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Along a window; with `imagined` only the first frame is seen, else every one.
+    def _unroll(
+        self, batch: Batch, imagined: bool, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Along a window; with `imagined` only the first frame is seen, else every one, and z is chosen.
 
         Returns:
             h after each decision (B,L,D), z then (B,L,G*C), logits of the posterior (B,L,G,C) and of the
@@ -200,17 +202,16 @@ class Rssm(nn.Module):
         """
         embedded = self._embed(batch.tokens, batch.state)
         held, logits = self._first(embedded[:, 0])
-        drawn = _draw(logits.exp())
+        drawn = choose(logits.exp())
         every: tuple[list[Tensor], ...] = ([], [], [], [])
         for decision in range(batch.action.shape[1]):
             held = self._forward(held, drawn, batch.action[:, decision])
             priors = self._priors(held)
             posterior = self._logits(self.posterior(torch.cat([held, embedded[:, decision + 1]], -1)))
             if imagined:
-                chance = priors.exp().mean(0)
-                drawn = _mode(chance) + (chance - chance.detach()).flatten(-2)
+                drawn = _likeliest(priors.exp().mean(0))
             else:
-                drawn = _draw(posterior.exp())
+                drawn = choose(posterior.exp())
             for kept, new in zip(every, (held, drawn, posterior, priors), strict=True):
                 kept.append(new)
         helds, drawns, posteriors, all_priors = every
@@ -223,15 +224,14 @@ class Rssm(nn.Module):
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Dynamics`: what each member holds for most likely, decoded."""
-        held, _, _, priors = self._unroll(batch, False)
-        chances = priors.exp()
-        drawn = _mode(chances) + (chances - chances.detach()).flatten(-2)
+        held, _, _, priors = self._unroll(batch, False, _likeliest)
+        drawn = _likeliest(priors.exp())
         tokens, state = self._decode(held.expand(self.ensemble, *held.shape), drawn)
         return batch.tokens[:, :1] + tokens, batch.state[:, :1] + state
 
     def losses(self, batch: Batch, imagined: bool) -> dict[str, Tensor]:
         """See `Dynamics`. Members of the ensemble see each window with weights of their own (bootstrap)."""
-        held, drawn, posterior, priors = self._unroll(batch, imagined)
+        held, drawn, posterior, priors = self._unroll(batch, imagined, _draw)
         tokens, state = self._decode(held, drawn)
         known = batch.follows.float()
         count = known.sum().clamp_min(1)
@@ -260,8 +260,13 @@ def _mode(chances: Tensor) -> Tensor:
     return functional.one_hot(chances.argmax(-1), chances.shape[-1]).to(chances.dtype).flatten(-2)
 
 
+def _likeliest(chances: Tensor) -> Tensor:
+    """The same, with the gradient of the probabilities (straight-through)."""
+    return _mode(chances) + (chances - chances.detach()).flatten(-2)
+
+
 def _draw(chances: Tensor) -> Tensor:
-    """One class of each group, one-hot, with the gradient of its probabilities (straight-through)."""
+    """One class of each group by chance, likewise."""
     rows = torch.multinomial(chances.detach().flatten(0, -2), 1).squeeze(-1).unflatten(0, chances.shape[:-1])
     one = functional.one_hot(rows, chances.shape[-1]).to(chances.dtype)
     return (one + chances - chances.detach()).flatten(-2)
