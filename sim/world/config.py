@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,21 @@ class WorldConfig:
 
     Attributes:
         chunk: H, actions in one step.
+        kind: of dynamics: ``video``, a transformer over all tokens (video.py), or ``rssm``, a recurrent and a
+            stochastic state for the whole scene (rssm.py): many times cheaper, and coarser.
+        encoder: folder of a V-JEPA 2 that sees in the place of the tokenizer; such a model can score chunks
+            but not be played in, see encoder.py. ``""`` for the tokenizer, which is trained.
+        encoder_side: tokens in a row and in a column of what that makes of a picture, at most.
         latent: channels of the tokenizer's latent, which is an eighth of an image's width and height.
         tokenizer_width: channels of the tokenizer's convolutions at a quarter of the resolution; twice that
             below.
-        width: of the transformer.
+        width: of the transformer, and of the layers around an RSSM.
         layers: of the transformer.
         heads: of its attention.
         context: decisions it looks back on, the present one included.
+        recurrent: of an RSSM: numbers in its deterministic state (DiWA: 1024).
+        groups: of an RSSM: categorical variables in its stochastic state (DiWA: 32).
+        classes: of an RSSM: values that each of them can take (DiWA: 32).
         ensemble: heads that predict the next step; how far they differ is the model's doubt.
         tokenizer_steps: optimiser steps of the tokenizer.
         tokenizer_batch: pictures in one of them (of one camera each).
@@ -40,12 +49,18 @@ class WorldConfig:
     """
 
     chunk: int = 5
+    kind: Literal["video", "rssm"] = "video"
+    encoder: str = ""
+    encoder_side: int = 4
     latent: int = 16
     tokenizer_width: int = 32
     width: int = 128
     layers: int = 4
     heads: int = 4
     context: int = 2
+    recurrent: int = 256
+    groups: int = 16
+    classes: int = 16
     ensemble: int = 3
     tokenizer_steps: int = 1500
     tokenizer_batch: int = 32
@@ -63,9 +78,14 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble"):
+        for name in (
+            "chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble",
+            "recurrent", "groups", "classes", "encoder_side",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} of a world model must be at least 1")
+        if self.kind not in ("video", "rssm"):
+            raise ValueError(f"kind {self.kind!r} of a world model's dynamics, expected 'video' or 'rssm'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
         if self.window < self.context:

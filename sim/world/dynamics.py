@@ -40,7 +40,8 @@ class Step:
         tokens: (B,C,n,d) at the next decision.
         state: (B,S) then.
         success: (B,) logit that the episode succeeded within the chunk.
-        doubt: (B,), how far the ensemble differs about the tokens: root mean square, in the data's units.
+        doubt: (B,), how far the ensemble differs: root mean square, of what its members predict (tokens in
+            the data's units, or an RSSM's probabilities); `Calibration.doubt` says what is usual.
     """
 
     tokens: Tensor
@@ -74,6 +75,16 @@ class Dynamics(Protocol):
 
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:
         """Go on by `action` (B,H,A+1) for the instruction `words` (B,W)."""
+        ...
+
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Where each member of the ensemble sees every decision lead, with gradients.
+
+        Each decision is predicted from what was recorded before it.
+
+        Returns:
+            tokens (K,B,L,C,n,d) and state (K,B,L,S) after each decision.
+        """
         ...
 
     def losses(self, batch: Batch, imagined: bool) -> dict[str, Tensor]:

@@ -16,8 +16,10 @@ from ...datasets.starts import counter_generator
 from .clips import Clips, Windows
 from .config import WorldConfig
 from .dynamics import Batch
+from .encoder import FrozenEncoder
 from .model import WorldModel, words_of
 from .tokenizer import scaled
+from .video import VideoDynamics
 
 Note = Callable[[str, int, int, float], None]
 _ENCODE = 256  # frames at once
@@ -97,10 +99,15 @@ def _optimizer(
 
 
 def fit_tokenizer(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> None:
-    """Reconstruction; pixels that are not the camera's usual ones count more, for objects are small."""
+    """Reconstruction; pixels that are not the camera's usual ones count more, for objects are small.
+
+    A frozen encoder only takes the data's statistics.
+    """
     config, tokenizer = model.config, model.tokenizer
     draw = counter_generator("world tokenizer", config.seed)
     some = draw.choice(frames, min(len(frames), 256), replace=False)
+    if isinstance(tokenizer, FrozenEncoder):
+        return tokenizer.settle(np.asarray(clips.pictures[np.sort(some)]))
     usual = np.median(np.asarray(clips.pictures[np.sort(some)]), axis=0)  # (C,h,w,3)
     usual_pictures = scaled(torch.from_numpy(usual).to(model.device))
     optimizer, schedule = _optimizer(list(tokenizer.parameters()), config, config.tokenizer_steps)
@@ -165,10 +172,12 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     )
 
 
-def fit_reach(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> None:
+def fit_reach(
+    model: WorldModel, dynamics: VideoDynamics, clips: Clips, frames: NDArray[np.int64], note: Note
+) -> None:
     """Proprioception alone first: a hundred times as cheap as pictures, which are drawn by it."""
     config = model.config
-    parameters = list(model.dynamics.reach.parameters())
+    parameters = list(dynamics.reach.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.reach_steps)
     draw = counter_generator("world reach", config.seed)
     once = clips.windows(frames, config.chunk, 1)
@@ -178,7 +187,7 @@ def fit_reach(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: 
         state = model.normal_state(clips.state[once.frame[rows, 0]])
         wanted = model.normal_state(clips.state[once.following[rows, 0]])
         action = model.normal_action(once.action[rows, 0], once.valid[rows, 0])
-        loss = functional.smooth_l1_loss(model.dynamics.reached(state, action), wanted, beta=0.1)
+        loss = functional.smooth_l1_loss(dynamics.reached(state, action), wanted, beta=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -191,7 +200,8 @@ def fit_dynamics(
 ) -> None:
     """Windows from anywhere in an episode; later half of them read what the model predicted itself."""
     config = model.config
-    fit_reach(model, clips, frames, note)
+    if isinstance(model.dynamics, VideoDynamics):
+        fit_reach(model, model.dynamics, clips, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)

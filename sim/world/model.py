@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ...datasets.spec import RobotSpec
 from .config import WorldConfig
 from .dynamics import Step
+from .encoder import FrozenEncoder
+from .rssm import Rssm
 from .tokenizer import Tokenizer
 from .video import VideoDynamics
 
@@ -55,13 +57,26 @@ class WorldModel(nn.Module):
         self.calibration = Calibration()
         self._index = {word: number + 1 for number, word in enumerate(self.vocabulary)}
         camera = spec.cameras[0]
-        self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
-        self.dynamics = VideoDynamics(
+        self.tokenizer: Tokenizer | FrozenEncoder
+        if config.encoder:
+            self.tokenizer = FrozenEncoder(config.encoder, config.encoder_side, camera.height, camera.width)
+        else:
+            self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
+        sizes = (
             len(spec.cameras), self.tokenizer.places, self.tokenizer.dims, spec.state_dim,
             config.chunk * (spec.action_dim + 1), len(self.vocabulary),
-            width=config.width, layers=config.layers, heads=config.heads, context=config.context,
-            ensemble=config.ensemble, success_weight=config.success_weight,
         )  # fmt: skip
+        self.dynamics: VideoDynamics | Rssm
+        if config.kind == "rssm":
+            self.dynamics = Rssm(
+                *sizes, width=config.width, recurrent=config.recurrent, groups=config.groups,
+                classes=config.classes, ensemble=config.ensemble, success_weight=config.success_weight,
+            )  # fmt: skip
+        else:
+            self.dynamics = VideoDynamics(
+                *sizes, width=config.width, layers=config.layers, heads=config.heads,
+                context=config.context, ensemble=config.ensemble, success_weight=config.success_weight,
+            )  # fmt: skip
         for name, size in (("state", spec.state_dim), ("action", spec.action_dim)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))

@@ -233,6 +233,15 @@ class VideoDynamics(nn.Module):
 
     # ---- learning ------------------------------------------------------------------------------------
 
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Dynamics`."""
+        tokens, state = batch.tokens[:, :-1], batch.state[:, :-1]
+        x = self._embed(tokens, state, batch.action)
+        for layer in self.layers:
+            x = layer(x)
+        seen, moved = self._changes(x)
+        return tokens + seen, state + moved
+
     def losses(self, batch: Batch, imagined: bool) -> dict[str, Tensor]:
         """See `Dynamics`. Members of the ensemble see each window with weights of their own (bootstrap)."""
         tokens, state = batch.tokens[:, :-1], batch.state[:, :-1]
