@@ -33,8 +33,8 @@ class WorldConfig:
         ensemble: heads that predict the next step; how far they differ is the model's doubt.
         tokenizer_steps: optimiser steps of the tokenizer.
         tokenizer_batch: pictures in one of them (of one camera each).
-        reach_steps: optimiser steps of proprioception alone.
-        reach_batch: decisions in one of them.
+        body_steps: optimiser steps of proprioception, and of the robot's own picture, alone.
+        body_batch: decisions in one of them.
         steps: optimiser steps of the dynamics.
         batch: windows in one of them.
         window: decisions in a window; at least `context`.
@@ -64,8 +64,8 @@ class WorldConfig:
     ensemble: int = 3
     tokenizer_steps: int = 1500
     tokenizer_batch: int = 32
-    reach_steps: int = 3000
-    reach_batch: int = 256
+    body_steps: int = 3000
+    body_batch: int = 256
     steps: int = 2000
     batch: int = 48
     window: int = 3

@@ -172,27 +172,40 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     )
 
 
-def fit_reach(
-    model: WorldModel, dynamics: VideoDynamics, clips: Clips, frames: NDArray[np.int64], note: Note
+def fit_body(
+    model: WorldModel,
+    dynamics: VideoDynamics,
+    clips: Clips,
+    tokens: Tensor,
+    frames: NDArray[np.int64],
+    note: Note,
 ) -> None:
-    """Proprioception alone first: a hundred times as cheap as pictures, which are drawn by it."""
+    """The robot alone first: where a chunk takes it, and what is usually seen of it there.
+
+    Both are small networks of numbers, a hundred times as cheap as the transformer, and leave it the rest.
+    """
     config = model.config
-    parameters = list(dynamics.reach.parameters())
-    optimizer, schedule = _optimizer(parameters, config, config.reach_steps)
-    draw = counter_generator("world reach", config.seed)
+    parameters = [*dynamics.reach.parameters(), *dynamics.body.parameters()]
+    optimizer, schedule = _optimizer(parameters, config, config.body_steps)
+    draw = counter_generator("world body", config.seed)
     once = clips.windows(frames, config.chunk, 1)
     known = np.flatnonzero(once.following[:, 0] >= 0)
-    for step in range(config.reach_steps):
-        rows = draw.choice(known, config.reach_batch)
+    for step in range(config.body_steps):
+        rows = draw.choice(known, config.body_batch)
+        following = once.following[rows, 0]
         state = model.normal_state(clips.state[once.frame[rows, 0]])
-        wanted = model.normal_state(clips.state[once.following[rows, 0]])
+        wanted = model.normal_state(clips.state[following])
         action = model.normal_action(once.action[rows, 0], once.valid[rows, 0])
-        loss = functional.smooth_l1_loss(dynamics.reached(state, action), wanted, beta=0.1)
+        seen = tokens[torch.from_numpy(following)].to(model.device).float()
+        with model.half():
+            reached, usual = dynamics.reached(state, action), dynamics.usual(wanted)
+        reach = functional.smooth_l1_loss(reached, wanted, beta=0.1)
+        loss = reach + functional.mse_loss(usual, seen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-        note("reach", step + 1, config.reach_steps, float(loss.detach()))
+        note("body", step + 1, config.body_steps, float(reach.detach()))
 
 
 def fit_dynamics(
@@ -201,7 +214,7 @@ def fit_dynamics(
     """Windows from anywhere in an episode; later half of them read what the model predicted itself."""
     config = model.config
     if isinstance(model.dynamics, VideoDynamics):
-        fit_reach(model, model.dynamics, clips, frames, note)
+        fit_body(model, model.dynamics, clips, tokens, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)

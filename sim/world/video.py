@@ -135,6 +135,10 @@ class VideoDynamics(nn.Module):
             nn.Linear(state + chunk, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, state),
         )  # fmt: skip
+        self.body = nn.Sequential(
+            nn.Linear(state, 2 * width), nn.SiLU(),
+            nn.Linear(2 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, cameras * places * dims),
+        )  # fmt: skip
         self.ahead = nn.Linear(2 * state, width)
         self.read, self.feel = nn.Linear(dims, width), nn.Linear(state, width)
         self.place = nn.Parameter(torch.randn(cameras * places + 1, width) * 0.02)
@@ -165,12 +169,18 @@ class VideoDynamics(nn.Module):
         chunk = action.flatten(2)
         guess = self.reached(state, action)
         moves = self.act(chunk) + self.ahead(torch.cat([state, guess.detach()], -1))
-        seen = torch.cat([self.read(tokens.flatten(2, 3)), self.feel(state)[:, :, None]], 2)
+        rest = tokens - self.usual(state)  # which leaves what is not the robot
+        seen = torch.cat([self.read(rest.flatten(2, 3)), self.feel(state)[:, :, None]], 2)
         return seen + self.place + moves[:, :, None], guess
 
     def reached(self, state: Tensor, action: Tensor) -> Tensor:
         """Where proprioception (...,S) will be after `action` (...,H,A+1), if nothing is in the way."""
         whole: Tensor = state + self.reach(torch.cat([state, action.flatten(-2)], -1)).float()
+        return whole
+
+    def usual(self, state: Tensor) -> Tensor:
+        """What is usually seen with proprioception (...,S): the robot itself, tokens (...,C,n,d)."""
+        whole: Tensor = self.body(state).float().unflatten(-1, self.shape)
         return whole
 
     def _changes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,9 +232,11 @@ class VideoDynamics(nn.Module):
             kept.append(held)
         seen, moved = self._changes(x[:, None])
         seen, moved = seen[:, :, 0], moved[:, :, 0]
+        now = guess[:, 0] + moved.mean(0)
+        stays = memory.tokens - self.usual(memory.state) + self.usual(now)
         step = Step(
-            memory.tokens + seen.mean(0),
-            guess[:, 0] + moved.mean(0),
+            stays + seen.mean(0),
+            now,
             self._success(x[:, None], words)[:, 0],
             seen.var(0, correction=0).mean((1, 2, 3)).sqrt(),
         )
@@ -256,7 +268,10 @@ class VideoDynamics(nn.Module):
         known = batch.follows * share
         count = known.sum().clamp_min(1)
         # Squares: the median of what may happen to a token is that nothing does.
-        off_tokens = (tokens + seen - batch.tokens[:, 1:]).square().mean((3, 4, 5))
+        # With the robot where it was found to be next, so that its picture is of where it says it is.
+        now = guess.detach() + moved.mean(0).detach()
+        stays = tokens - self.usual(state) + self.usual(now)
+        off_tokens = (stays + seen - batch.tokens[:, 1:]).square().mean((3, 4, 5))
         wanted = batch.state[:, 1:]
         off_state = _near(guess.detach() + moved, wanted.expand_as(moved)) + _near(guess, wanted)
         success = functional.binary_cross_entropy_with_logits(

@@ -32,7 +32,7 @@ from regrip.sim.world.starts import Starts, starts_of
 
 TINY = WorldConfig(
     chunk=toy.CHUNK, latent=4, tokenizer_width=8, width=32, layers=2, heads=2, context=2, ensemble=2,
-    tokenizer_steps=300, tokenizer_batch=16, reach_steps=300, reach_batch=64,
+    tokenizer_steps=300, tokenizer_batch=16, body_steps=300, body_batch=64,
     steps=300, batch=32, window=3, learning_rate=3e-3,
 )  # fmt: skip
 
@@ -232,7 +232,7 @@ def test_a_chunk_of_another_length_is_refused(world: tuple[WorldModel, Starts]) 
 
 
 def test_fitting_again_gives_the_same_weights(clips: Clips) -> None:
-    short = dataclasses.replace(TINY, tokenizer_steps=3, reach_steps=2, steps=4)
+    short = dataclasses.replace(TINY, tokenizer_steps=3, body_steps=2, steps=4)
     first, second = fit(clips, short), fit(clips, short)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
