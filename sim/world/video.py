@@ -183,6 +183,10 @@ class VideoDynamics(nn.Module):
         whole: Tensor = self.body(state).float().unflatten(-1, self.shape)
         return whole
 
+    def _stays(self, tokens: Tensor, state: Tensor, now: Tensor) -> Tensor:
+        """What would be seen if the robot went from `state` to `now` and nothing else changed."""
+        return tokens - self.usual(state) + self.usual(now)
+
     def _changes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of each member: tokens (K,B,T,C,n,d) and state (K,B,T,S), from the last layer (B,T,N,w)."""
         x = self.norm(x)
@@ -233,9 +237,8 @@ class VideoDynamics(nn.Module):
         seen, moved = self._changes(x[:, None])
         seen, moved = seen[:, :, 0], moved[:, :, 0]
         now = guess[:, 0] + moved.mean(0)
-        stays = memory.tokens - self.usual(memory.state) + self.usual(now)
         step = Step(
-            stays + seen.mean(0),
+            self._stays(memory.tokens, memory.state, now) + seen.mean(0),
             now,
             self._success(x[:, None], words)[:, 0],
             seen.var(0, correction=0).mean((1, 2, 3)).sqrt(),
@@ -270,7 +273,7 @@ class VideoDynamics(nn.Module):
         # Squares: the median of what may happen to a token is that nothing does.
         # With the robot where it was found to be next, so that its picture is of where it says it is.
         now = guess.detach() + moved.mean(0).detach()
-        stays = tokens - self.usual(state) + self.usual(now)
+        stays = self._stays(tokens, state, now)
         off_tokens = (stays + seen - batch.tokens[:, 1:]).square().mean((3, 4, 5))
         wanted = batch.state[:, 1:]
         off_state = _near(guess.detach() + moved, wanted.expand_as(moved)) + _near(guess, wanted)
