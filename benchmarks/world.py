@@ -261,14 +261,13 @@ def on_gpu(spec: RobotSpec, most: int, least_s: float, peak: float) -> None:
             def whole(
                 memory: Any, action: Tensor, words: Tensor, model: WorldModel = model, seen: bool = pictures
             ) -> Any:
-                with model.half():
-                    after, step = model.dynamics.step(memory, action, words)
-                    return after, model.tokenizer.decode(step.tokens) if seen else step.success
+                after, step = model.dynamics.step(memory, action, words)
+                return after, model.tokenizer.decode(step.tokens) if seen else step.success
 
             quick = torch.compile(whole)
             for rows in sizes(1, most):
                 memory, action, words = some(model, rows)
-                with torch.no_grad():
+                with torch.no_grad(), model.half():
                     with FlopCounterMode(display=False) as counter:
                         whole(memory, action, words)
 

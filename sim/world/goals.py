@@ -84,7 +84,7 @@ class Goals:
     @classmethod
     def load(cls, path: Path) -> Goals:
         """Read what `save` wrote."""
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             said = file.metadata() or {}
             first, last = file.get_tensor("first"), file.get_tensor("last")
         return cls(first, last, tuple(said[str(row)] for row in range(len(first))))

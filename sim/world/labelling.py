@@ -115,7 +115,7 @@ def label_video(
     )
 
 
-def _frames(track: Track, wanted: NDArray[np.float64], rate_hz: float, name: str) -> NDArray[np.uint8]:
+def _frames(track: Track, wanted: NDArray[np.floating], rate_hz: float, name: str) -> NDArray[np.uint8]:
     """The frames nearest to these times, none further off than half a control period."""
     rows = np.abs(track.time[:, None] - wanted).argmin(0)
     off = np.abs(track.time[rows] - wanted)
