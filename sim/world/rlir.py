@@ -9,7 +9,7 @@ its ensemble, with the ensemble's spread, and no less than `least_spread`. The s
 the samples were drawn, so what is learnt is the mean, which is what imagination uses. Probabilities are exact
 and are compared token by token, as language models do it: the density of a whole frame has thousands of
 dimensions, and its ratio leaves any clipping range with the first step. In the place of a KL penalty stands
-the prediction loss on the same recordings.
+the prediction loss on the same recordings, every second time of imagined windows, as in fitting.
 """
 
 from __future__ import annotations
@@ -175,10 +175,14 @@ def post_train(
             reward = torch.stack([judge(batch, sample, agreement) for sample in samples])
             advantage = group_advantage(reward[:, rows])[..., None, None]
             old = log_density(samples, before, spread)[:, rows]
+        found = {
+            "reward": float(reward[:, rows].mean()),
+            "reward/within": float(reward[:, rows].std(0, correction=0).mean()),
+        }
         for _ in range(config.epochs):
             with model.half():
                 members, _ = model.dynamics.predictions(batch)
-                anchor = model.dynamics.losses(batch, False)["total"]
+                anchor = model.dynamics.losses(batch, step % 2 == 1)["total"]
             ratio = (log_density(samples, members.mean(0), spread)[:, rows] - old).exp()
             clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
             gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
@@ -186,11 +190,7 @@ def post_train(
             (config.anchor * anchor - gain).backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
-        found = {
-            "reward": float(reward[:, rows].mean()),
-            "reward/within": float(reward[:, rows].std(0, correction=0).mean()),
-            "anchor": float(anchor.detach()),
-            "clipped": float((ratio.detach() - 1).abs().gt(config.clip).float().mean()),
-        }
+            found["anchor"] = float(anchor.detach())
+            found["clipped"] = float((ratio.detach() - 1).abs().gt(config.clip).float().mean())
         note(step + 1, config.steps, found)
     model.eval()
