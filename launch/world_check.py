@@ -83,8 +83,8 @@ class Options:
             raise ValueError(f"--episodes {self.episodes} and --starts {self.starts} must be at least 1")
         if bool(self.env) != bool(self.policies):
             raise ValueError(
-                f"--env is {self.env!r} and --policies {self.policies!r}: policies play in the model and in a "
-                "simulator, so give both or neither"
+                f"--env is {self.env!r} and --policies {self.policies!r}: policies play in the model and "
+                "in a simulator, so give both or neither"
             )
 
 
@@ -110,10 +110,14 @@ def main(args: Sequence[str]) -> int:
         if not len(rows):
             raise ValueError(
                 f"the model was trained on all {len(clips)} episodes of {', '.join(map(str, options.data))}: "
-                "an error on those says nothing; record others, or give the whole set it was fitted on, a part "
-                "of which was held out"
+                "an error on those says nothing; record others, or give the whole set it was fitted on, a "
+                "part of which was held out"
             )
-        known = {"given": len(clips), "trained_on": len(clips) - len(rows), "unseen": len(rows)}
+        known: dict[str, Any] = {
+            "given": len(clips),
+            "trained_on": len(clips) - len(rows),
+            "unseen": len(rows),
+        }
         if len(rows) > options.episodes:
             draw = counter_generator("world check episodes", len(rows))
             rows = np.sort(draw.choice(rows, options.episodes, replace=False))
@@ -217,7 +221,8 @@ def rows(findings: Findings) -> list[tuple[str, list[Row]]]:
         (
             f"squared error of {words.get(measure, measure)}",
             f"{ratio['hold']} of a still frame's",
-            f"{ratio['linear']} of a linear world's; surely better than both for {errors.ahead[measure]} decisions",
+            f"{ratio['linear']} of a linear world's; "
+            f"surely better than both for {errors.ahead[measure]} decisions",
         )
         for measure, ratio in errors.ratio.items()
     ]
@@ -231,7 +236,8 @@ def rows(findings: Findings) -> list[tuple[str, list[Row]]]:
         ("of what real pictures obey", percent(obeys.obeyed), "1 if as the recorded world does"),
         (
             "mirrored command: the state turns around", percent(other.against),
-            f"{other.cases} cases; unmirrored it follows in {percent(other.along)}, recorded {percent(other.recorded)}",
+            f"{other.cases} cases; unmirrored it follows in {percent(other.along)}, "
+            f"recorded {percent(other.recorded)}",
         ),
         ("mirrored command: the picture turns around", percent(other.pictures), "as its state is read"),
     ]  # fmt: skip
@@ -282,7 +288,9 @@ def percent(held: Estimate) -> str:
     """``89 % [81, 99]``."""
     if held.value is None:
         return f"not known ({held.why})"
-    ends = f" [{100 * held.low:.0f}, {100 * held.high:.0f}]" if held.low is not None and held.high is not None else ""  # fmt: skip
+    ends = ""
+    if held.low is not None and held.high is not None:
+        ends = f" [{100 * held.low:.0f}, {100 * held.high:.0f}]"
     return f"{100 * held.value:.0f} %{ends}"
 
 
@@ -291,7 +299,7 @@ def print_table(findings: Findings, known: dict[str, Any], console: Console | No
     console = console or Console()
     if not console.is_terminal:
         console.width = 160
-    left = f", {known['trained_on']} it was trained on left out" if known["trained_on"] else ""
+    left = f"; {known['trained_on']} it was trained on left out" if known["trained_on"] else ""
     table = Table(
         title=f"{known['model']} on {known['checked']} unseen episodes ({known['successes']} successes{left})",
         show_header=False,
@@ -304,8 +312,8 @@ def print_table(findings: Findings, known: dict[str, Any], console: Console | No
     console.print(table)
     if not known["carded"]:
         console.print(
-            "note: the model does not say on which episodes it was trained; all that were given are taken for "
-            "unseen",
+            "note: the model does not say on which episodes it was trained; all that were given are taken "
+            "for unseen",
             highlight=False,
         )
     console.print(sentence(findings), highlight=False)

@@ -42,7 +42,9 @@ _MEASURES = {
 }
 
 
-def render(path: Path, model: WorldModel, seen: Seen, findings: Findings, known: Mapping[str, Any], videos: int) -> None:  # fmt: skip
+def render(
+    path: Path, model: WorldModel, seen: Seen, findings: Findings, known: Mapping[str, Any], videos: int
+) -> None:
     """Write the page, and a video of each episode shown beside it.
 
     Args:
@@ -58,7 +60,7 @@ def render(path: Path, model: WorldModel, seen: Seen, findings: Findings, known:
     """
     charts = [
         (
-            _MEASURES.get(measure, f"Error of the {measure}"),
+            _MEASURES.get(measure, f"Error of the {measure.replace(' ', ', ')}"),
             legend(curves),
             over_horizon(curves, _COLOURS, _NAMES),
         )
