@@ -22,7 +22,7 @@ from ..sim.world.clips import Clips
 from ..sim.world.estimates import Estimate
 from ..sim.world.files import load_world
 from ..sim.world.fit import encode
-from ..sim.world.held import take, unseen
+from ..sim.world.held import take, unseen, whole
 from ..sim.world.judging import recorded_ranking, reflector
 from ..sim.world.model import WorldModel
 from ..sim.world.obeying import counterfactual, following, physics
@@ -49,8 +49,8 @@ class Options:
         episodes: at most so many, drawn at random (always the same ones).
         env: a simulator of the same world, to play `policies` in.
         suite: its family of tasks.
-        policies: folders or shipped names, with commas, perhaps with ``@noise=0.6``; they play in the model and
-            in the simulator from the same starts. Take some of different quality.
+        policies: folders or shipped names, with commas, perhaps with ``@noise=0.6``; they play in the model
+            and in the simulator from the same starts. Take some of different quality.
         starts: start states for that, at most.
         videos: episodes to show, real beside imagined: the first of each task.
         learn_from: episodes that the model was trained on, where its folder lacks the small networks that it
@@ -121,7 +121,7 @@ def main(args: Sequence[str]) -> int:
         if len(rows) > options.episodes:
             draw = counter_generator("world check episodes", len(rows))
             rows = np.sort(draw.choice(rows, options.episodes, replace=False))
-        clips = take(clips, rows)
+        clips = whole(take(clips, rows), model.config.chunk)
         referees = _referees(options, model, card, bars)
         tokens = encode(model, clips, bars)
     findings, seen = examine(model, referees, clips, tokens)
@@ -243,8 +243,8 @@ def rows(findings: Findings) -> list[tuple[str, list[Row]]]:
     ]  # fmt: skip
     body = findings.physics
     possible: list[Row] = [
-        ("outside of the recorded range", percent(body.outside), f"real unseen: {percent(body.outside_real)}"),
-        ("faster than ever recorded", percent(body.fast), f"real unseen: {percent(body.fast_real)}"),
+        ("outside of the recorded range", percent(body.outside), f"real: {percent(body.outside_real)}"),
+        ("faster than ever recorded", percent(body.fast), f"real: {percent(body.fast_real)}"),
         *(
             (
                 f"picture against state{f', {unit}' if unit else ''}", f"{gap[0]:.3g} apart",
@@ -301,7 +301,7 @@ def print_table(findings: Findings, known: dict[str, Any], console: Console | No
         console.width = 160
     left = f"; {known['trained_on']} it was trained on left out" if known["trained_on"] else ""
     table = Table(
-        title=f"{known['model']} on {known['checked']} unseen episodes ({known['successes']} successes{left})",
+        title=f"{known['model']} on {known['checked']} unseen episodes, {known['successes']} successes{left}",
         show_header=False,
     )
     for heading, held in rows(findings):

@@ -140,7 +140,7 @@ def _both(draw: Callable[..., str]) -> Markup:
 
 
 def films(folder: Path, model: WorldModel, seen: Seen, most: int) -> list[dict[str, Any]]:
-    """The first unseen episodes of each task, whatever came of them: a strip each, and a video in `folder`."""
+    """The first unseen episodes of each task, whatever came of them: strips, and videos in `folder`."""
     chance = probability(model, seen.played.logit, seen.played.windows.there).max(1)
     rate = Fraction(model.spec.control_rate_hz).limit_denominator(1000) / model.config.chunk
     found = []

@@ -79,8 +79,8 @@ def imagine(model: WorldModel, referees: Referees, clips: Clips, tokens: Tensor)
     dreamt = played.tokens.flatten(0, 1).split(256)
     shown = torch.cat([reseen(model, part).half().cpu() for part in dreamt])
     return Seen(
-        clips, tokens, played, shown.view_as(played.tokens), np.concatenate(taught), played.windows.following >= 0,
-        torch.cat(seen), np.concatenate(felt),
+        clips, tokens, played, shown.view_as(played.tokens), np.concatenate(taught),
+        played.windows.following >= 0, torch.cat(seen), np.concatenate(felt),
     )  # fmt: skip
 
 
