@@ -6,7 +6,7 @@ half by ``poor``, which wanders; now and then both stand still.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,10 @@ def episode(index: int, limit: int = LIMIT) -> Recording:
 
 
 def write(
-    path: Path, indices: range, change: Callable[[Recording], Recording] = lambda one: one, limit: int = LIMIT
+    path: Path,
+    indices: Iterable[int],
+    change: Callable[[Recording], Recording] = lambda one: one,
+    limit: int = LIMIT,
 ) -> Path:
     """A set of these episodes, each perhaps changed on the way."""
     writer = StoreWriter.record(path, contents_of(spec()), source="carrier")

@@ -20,17 +20,17 @@ from regrip.sim.world.referees import fit_referees
 def carrier(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    path = carrier_world.write(tmp_path_factory.mktemp("carrier") / "set", range(80))
+    path = carrier_world.write(tmp_path_factory.mktemp("carrier") / "set", range(72))
     clips = whole(read_clips([path], carrier_world.CHUNK), carrier_world.CHUNK)
     config = WorldConfig(
         chunk=carrier_world.CHUNK, latent=8, tokenizer_width=16, width=64, layers=2, heads=2, ensemble=2,
-        tokenizer_steps=150, steps=250, window=5, held_out=0.25,
+        tokenizer_steps=120, tokenizer_batch=24, steps=200, batch=16, window=5, held_out=0.25,
     )  # fmt: skip
     model = fit(clips, config)
     tokens = encode(model, clips)
     model.calibration = calibrate(model, clips, tokens)
     train, held = split(clips, config)
-    referees = fit_referees(model, clips, tokens, train, steps=250)
+    referees = fit_referees(model, clips, tokens, train, steps=200)
     unseen = take(clips, held)
     seen = imagine(model, referees, unseen, encode(model, unseen))
     torch.set_num_threads(threads)

@@ -119,7 +119,7 @@ def test_what_is_mirrored_by_control_mode() -> None:
     spec = carrier_world.spec()
     assert mirrored_axes(spec) == [(0, 0), (1, 1)]
     state, action = np.array([[0.2, 0.8]], np.float32), np.array([[[0.05, -0.1], [0.0, 0.02]]], np.float32)
-    assert mirrored(spec, [(0, 0), (1, 1)], action, state).tolist() == pytest.approx((-action).tolist())
+    np.testing.assert_allclose(mirrored(spec, [(0, 0), (1, 1)], action, state), -action)
     wide = tuple(Axis(f"tcp_{c}", "m", 0.0, 1.0) for c in "xy")
     target = dataclasses.replace(spec, control_mode="ee_position", action=wide)
     there = mirrored(target, [(0, 0)], np.array([[[0.3, 0.5]]], np.float32), state)
@@ -226,7 +226,7 @@ def test_the_sentence_follows_the_numbers(carrier: Fitted, errors: OpenLoopError
 
     blind = still(carrier.seen)
     nothing = dataclasses.replace(good, open_loop=open_loop(model, blind), following=deaf)
-    assert "a frame that stays as it is errs less" in sentence(nothing)
+    assert "a still frame is as good: its squared error is 100 % of that of one" in sentence(nothing)
 
 
 def test_referees_come_back_and_know_their_model(carrier: Fitted, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_commands_are_read_back_and_a_still_video_does_not_obey(carrier: Fitted)
 
 
 def test_the_guard_holds_where_the_model_answers_with_the_mean(carrier: Fitted) -> None:
-    """Collapsed to the mean chunk it agrees with commands near the mean; a still picture still gets nothing."""
+    """Collapsed to the mean chunk it agrees with commands near the mean; a still picture gets nothing."""
     model = carrier.model
     rows, following, action, _ = chunks_of(model, carrier.clips, np.arange(8))
     inverse = fit_inverse(model, carrier.clips, carrier.tokens, np.arange(8), steps=30)
