@@ -79,7 +79,7 @@ def rules(findings: Findings) -> dict[str, tuple[_Rule, ...]]:
         ),
         _Rule(
             moving["linear"],
-            1.0,
+            0.99,
             "a linear world is as good: its squared error is {} of that of one",
             False,
             True,

@@ -29,8 +29,8 @@ from regrip.sim.world.referees import FILE
 
 SMALL = [
     "--chunk", "2", "--latent", "4", "--tokenizer-width", "8", "--width", "32", "--layers", "1",
-    "--heads", "2", "--ensemble", "2", "--tokenizer-steps", "20", "--steps", "20", "--batch", "8", "--window", "4",
-    "--held-out", "0.3", "--referee-steps", "20",
+    "--heads", "2", "--ensemble", "2", "--tokenizer-steps", "20", "--steps", "20", "--batch", "8",
+    "--window", "4", "--held-out", "0.3", "--referee-steps", "20",
 ]  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_bad_episodes_are_refused_by_name(
         (carrier_world.spec(name="another"), "name: 'carrier' against 'another'"),
         (
             carrier_world.spec(actions=3),
-            "action: 2 entries ['dx', 'dy'] against 3 entries ['dx', 'dy', 'dz']",
+            "action: 2 entries ['dx', 'dy'] against 3 ['dx', 'dy', 'dz']",
         ),
     ],
 )
@@ -202,7 +202,6 @@ def test_what_makes_no_sense_is_refused(
         (["check", str(tmp_path / "none"), str(data)], "holds no world model"),
         (["check", str(model), str(tmp_path / "none")], "there is no such file or folder"),
         (["check", str(model), str(only)], "was trained on all"),
-        (["check", str(model), str(data), "--env", "tabletop"], "give both or neither"),
         (["check", str(model), str(data), "--env", "tabletop", "--policies", "demo@speed=3"], "'speed'"),
         (
             ["check", str(model), str(data), "--env", "tabletop", "--policies", "demo"],
@@ -211,6 +210,9 @@ def test_what_makes_no_sense_is_refused(
     ):
         assert main(["world", *line, *out]) == 1, line
         assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["world", "check", str(model), str(data), "--env", "tabletop"])
+    assert "give both or neither" in " ".join(capsys.readouterr().err.split())
     assert main(["world", "chek"]) == 2
     assert "did you mean 'check'?" in capsys.readouterr().err
 
@@ -242,3 +244,19 @@ def test_imagination_begins_where_the_recording_did(fitted: tuple[Path, Path]) -
 
 def test_which_episodes_are_shown_follows_a_rule() -> None:
     assert first_of_each_task(["a", "a", "b", "a", "b"], 4) == [0, 2, 1, 4]
+
+
+@pytest.mark.slow
+def test_policies_play_in_the_model_and_in_the_simulator(tmp_path: Path) -> None:
+    """From the same starts: the simulator's start states are those that the recordings name."""
+    data, model, out = tmp_path / "set", tmp_path / "model", tmp_path / "out"
+    record = ["data", "record", "demo", "--policy", "demo", "--mode", "sampled", "--every-frame", "-n", "2"]
+    assert main([*record, "--tasks", "lift_red", "press_yellow", "--workers", "1", "--out", str(data)]) == 0
+    small = ["--chunk", "5", *SMALL[2:]]
+    assert main(["world", "fit", str(data), "--out", str(model), *small]) == 0
+    line = ["world", "check", str(model), str(data), "--out", str(out), "--env", "tabletop", "--workers", "1"]
+    assert main([*line, "--policies", "demo,demo@noise=3", "--slots", "2"]) == 0
+    closed = json.loads((out / "check.json").read_text())["closed"]
+    assert closed["names"] == ["demo", "demo@noise=3"]
+    held = len(load_world(model)[2]["held_out"])
+    assert [rate["trials"] for rate in closed["imagined"] + closed["real"]] == [held] * 4
