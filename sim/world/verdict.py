@@ -72,12 +72,18 @@ def rules(findings: Findings) -> dict[str, tuple[_Rule, ...]]:
     obeys = (
         _Rule(
             moving["hold"],
-            1.0,
-            "a frame that stays as it is errs less ({} of its squared error)",
+            0.99,
+            "a still frame is as good: its squared error is {} of that of one",
             False,
             True,
         ),
-        _Rule(moving["linear"], 1.0, "a linear prediction errs less ({} of its squared error)", False, True),
+        _Rule(
+            moving["linear"],
+            0.99,
+            "a linear world is as good: its squared error is {} of that of one",
+            False,
+            True,
+        ),
         _Rule(
             findings.following.obeyed,
             0.5,
