@@ -68,7 +68,7 @@ def some(model: WorldModel, rows: int) -> tuple[Any, Tensor, Tensor]:
     pictures = draw.integers(0, 256, (1, len(spec.cameras), SIZE, SIZE, 3), dtype=np.uint8)
     memory = model.begin(np.repeat(pictures, rows, 0), np.zeros((rows, spec.state_dim), np.float32))
     chunks = draw.normal(size=(rows, CHUNK, spec.action_dim)).astype(np.float32)
-    action = model.normal_action(chunks, np.ones((rows, CHUNK), np.bool_))
+    action = model.normal_action(chunks)
     return memory, action, model.words([" ".join(WORDS)] * rows)
 
 
@@ -185,7 +185,7 @@ def window(model: WorldModel, rows: int, length: int) -> Batch:
     return Batch(
         tokens=tokens,
         state=torch.randn(rows, length + 1, spec.state_dim, device=device),
-        action=torch.randn(rows, length, CHUNK, spec.action_dim + 1, device=device),
+        action=torch.randn(rows, length, CHUNK, spec.action_dim, device=device),
         words=model.words([" ".join(WORDS)] * rows),
         success=torch.zeros(rows, length, device=device),
         there=torch.ones(rows, length, dtype=torch.bool, device=device),

@@ -22,7 +22,7 @@ from ..sim.world.clips import Clips
 from ..sim.world.estimates import Estimate
 from ..sim.world.files import load_world
 from ..sim.world.fit import encode
-from ..sim.world.held import take, unseen, whole
+from ..sim.world.held import take, unseen
 from ..sim.world.judging import recorded_ranking, reflector
 from ..sim.world.model import WorldModel
 from ..sim.world.obeying import counterfactual, following, physics
@@ -121,7 +121,7 @@ def main(args: Sequence[str]) -> int:
         if len(rows) > options.episodes:
             draw = counter_generator("world check episodes", len(rows))
             rows = np.sort(draw.choice(rows, options.episodes, replace=False))
-        clips = whole(take(clips, rows), model.config.chunk)
+        clips = take(clips, rows)
         referees = _referees(options, model, card, bars)
         tokens = encode(model, clips, bars)
     findings, seen = examine(model, referees, clips, tokens)

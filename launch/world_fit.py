@@ -17,7 +17,7 @@ from ..sim.world.checks import imagine
 from ..sim.world.config import WorldConfig
 from ..sim.world.files import ABOUT, save_world
 from ..sim.world.fit import encode, fit, split
-from ..sim.world.held import card_of, take, whole
+from ..sim.world.held import card_of, take
 from ..sim.world.judging import reflector
 from ..sim.world.referees import fit_referees, save_referees
 from ..sim.world.starts import starts_of
@@ -68,7 +68,6 @@ def main(args: Sequence[str]) -> int:
         clips = read(options.data, config.chunk, bars)
         refuse_test([start for start in starts_named(clips.start) if start], "regrip world fit")
         about = card_of(clips, config)
-        clips = whole(clips, config.chunk)
         model = fit(clips, config, options.device, bars)
         tokens = encode(model, clips, bars)
         model.calibration = calibrate(model, clips, tokens)

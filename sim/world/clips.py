@@ -15,6 +15,7 @@ from ...datasets.formats import open_source
 from ...datasets.ledger import DataError
 from ...datasets.recording import Recording
 from ...datasets.spec import RobotSpec
+from ...datasets.starts import counter_generator
 
 _ALIGNED = 0.25  # of a control period that a frame may lie beside its action
 
@@ -26,8 +27,8 @@ class Windows:
     Attributes:
         frame: int64 (B,L), row of the frame before each decision.
         following: int64 (B,L), row of the frame after it; -1 where the episode ended within the chunk.
-        action: float32 (B,L,H,A), physical units, zero where not executed.
-        valid: bool (B,L,H), executed.
+        action: float32 (B,L,H,A), physical units; a chunk that the episode's end cut short is completed, see
+            `Clips.tail`, and what is not `there` is zero.
         success: bool (B,L), the episode succeeded within this chunk.
         there: bool (B,L).
         episode: int64 (B,).
@@ -36,7 +37,6 @@ class Windows:
     frame: NDArray[np.int64]
     following: NDArray[np.int64]
     action: NDArray[np.float32]
-    valid: NDArray[np.bool_]
     success: NDArray[np.bool_]
     there: NDArray[np.bool_]
     episode: NDArray[np.int64]
@@ -53,6 +53,10 @@ class Clips:
         episode: int64 (F,); `step`: int64 (F,), the control step before which the frame was taken.
         first: int64 (E+1,), first row of each episode in `action`.
         action: float32 (T,A) of all episodes, one after the other.
+        tail: float32 (E,H-1,A), what might have been done after each episode's end. Success cuts a recorded
+            chunk short, a time limit seldom does, and a policy in imagination never: a model that could see
+            how much of a chunk was executed would read the verdict there. So every chunk is whole: a random
+            walk from the last action on, by steps that the episode itself took, that nothing stands out.
         frame_of: int64 (T,), the frame taken before each action, -1 where there is none.
         success: bool (E,).
         task: E instructions.
@@ -67,6 +71,7 @@ class Clips:
     step: NDArray[np.int64]
     first: NDArray[np.int64]
     action: NDArray[np.float32]
+    tail: NDArray[np.float32]
     frame_of: NDArray[np.int64]
     success: NDArray[np.bool_]
     task: Sequence[str]
@@ -97,10 +102,11 @@ class Clips:
         frame = np.where(inside, self.frame_of[np.where(inside, low[:, None] + at, 0)], -1)
         there = np.logical_and.accumulate(frame >= 0, axis=1)
         each = at[..., None] + np.arange(chunk)  # (B,L,H)
-        valid = (each < steps[:, None, None]) & there[..., None]
-        action = np.where(
-            valid[..., None], self.action[np.where(valid, low[:, None, None] + each, 0)], np.float32(0)
-        )
+        done = each < steps[:, None, None]
+        beyond = np.clip(each - steps[:, None, None], 0, max(0, chunk - 2))
+        own = self.action[np.where(done, low[:, None, None] + each, 0)]
+        after = self.tail[episode[:, None, None], beyond] if chunk > 1 else own
+        action = np.where(there[..., None, None], np.where(done[..., None], own, after), np.float32(0))
         over = at + chunk >= steps[:, None]
         later = np.where(over, 0, low[:, None] + at + chunk)
         following = np.where(over | ~there, -1, self.frame_of[later])
@@ -108,7 +114,6 @@ class Clips:
             frame=np.where(there, frame, 0),
             following=following,
             action=action,
-            valid=valid,
             success=over & there & self.success[episode][:, None],
             there=there,
             episode=episode,
@@ -169,7 +174,18 @@ def read_clips(
     spool = tempfile.TemporaryFile(prefix="regrip-world-")  # noqa: SIM115 - gone with the last reference
     gathered: dict[str, list[Any]] = {
         name: []
-        for name in ("state", "episode", "step", "action", "frame_of", "success", "task", "start", "policy")
+        for name in (
+            "state",
+            "episode",
+            "step",
+            "action",
+            "tail",
+            "frame_of",
+            "success",
+            "task",
+            "start",
+            "policy",
+        )
     }
     frames, first, left_out, read = 0, [0], dict[str, int](), 0
     for path, source in sources:
@@ -193,6 +209,7 @@ def read_clips(
             gathered["step"].append(one.step)
             gathered["action"].append(one.action)
             gathered["frame_of"].append(frame_of)
+            gathered["tail"].append(_tail(one.action, spec, chunk, len(gathered["success"])))
             gathered["success"].append(bool(recording.success))
             gathered["task"].append(recording.task)
             start = about.get("start") or about.get("start_state") or ""
@@ -213,12 +230,22 @@ def read_clips(
         step=np.concatenate(gathered["step"]),
         first=np.array(first, np.int64),
         action=np.concatenate(gathered["action"]),
+        tail=np.stack(gathered["tail"]),
         frame_of=np.concatenate(gathered["frame_of"]),
         success=np.array(gathered["success"], np.bool_),
         task=gathered["task"],
         start=gathered["start"],
         policy=gathered["policy"],
     )
+
+
+def _tail(action: NDArray[np.float32], spec: RobotSpec, chunk: int, episode: int) -> NDArray[np.float32]:
+    """(H-1,A), see `Clips.tail`."""
+    steps = np.diff(action[-4 * chunk :], axis=0) if len(action) > 1 else np.zeros_like(action)
+    draw = counter_generator("world tail", episode, len(action))
+    walk = action[-1] + np.cumsum(steps[draw.integers(len(steps), size=chunk - 1)], 0)
+    tail: NDArray[np.float32] = np.clip(walk, spec.action_low, spec.action_high).astype(np.float32)
+    return tail
 
 
 def _unfit(recording: Recording, chunk: int) -> str:

@@ -72,7 +72,7 @@ class WorldConfig:
     imagine_from: float = 0.6
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    success_weight: float = 0.3
+    success_weight: float = 1.0
     held_out: float = 0.1
     max_words: int = 24
     seed: int = 0

@@ -16,7 +16,7 @@ class Batch:
     Attributes:
         tokens: (B,L+1,C,n,d), what the tokenizer makes of the frames; the last may be missing, see `follows`.
         state: (B,L+1,S).
-        action: (B,L,H,A+1), with a last number that is 1 where the action was executed.
+        action: (B,L,H,A).
         words: int64 (B,W), the instruction; zero is no word.
         success: (B,L), 1 where the episode succeeded within this decision.
         there: bool (B,L), the decision was taken.
@@ -74,7 +74,7 @@ class Dynamics(Protocol):
         ...
 
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:
-        """Go on by `action` (B,H,A+1) for the instruction `words` (B,W)."""
+        """Go on by `action` (B,H,A) for the instruction `words` (B,W)."""
         ...
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:

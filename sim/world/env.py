@@ -198,7 +198,7 @@ class WorldEnv:
         device = self.model.device
         rows = torch.as_tensor(_filled(np.array(slots)), device=device)
         chunks = np.stack([np.asarray(self._pending[int(slot)]) for slot in rows])
-        action = self.model.normal_action(chunks, np.ones(chunks.shape[:2], np.bool_))
+        action = self.model.normal_action(chunks)
         memory, step = self.model.step(take(self._memory, rows), action, self._words[rows])
         count = len(slots)
         first = torch.arange(count, device=device)

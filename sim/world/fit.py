@@ -164,7 +164,7 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     return Batch(
         tokens=tokens[rows].to(model.device).float(),
         state=model.normal_state(clips.state[frame]),
-        action=model.normal_action(windows.action, windows.valid),
+        action=model.normal_action(windows.action),
         words=model.words([clips.task[int(episode)] for episode in windows.episode]),
         success=torch.from_numpy(windows.success).to(model.device).float(),
         there=torch.from_numpy(windows.there).to(model.device),
@@ -195,7 +195,7 @@ def fit_body(
         following = once.following[rows, 0]
         state = model.normal_state(clips.state[once.frame[rows, 0]])
         wanted = model.normal_state(clips.state[following])
-        action = model.normal_action(once.action[rows, 0], once.valid[rows, 0])
+        action = model.normal_action(once.action[rows, 0])
         seen = tokens[torch.from_numpy(following)].to(model.device).float()
         with model.half():
             reached, usual = dynamics.reached(state, action), dynamics.usual(wanted)

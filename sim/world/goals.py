@@ -162,7 +162,7 @@ def score_chunks(
         end = torch.zeros(())
         for decision in range(decisions):
             part = piece[:, decision * size : (decision + 1) * size]
-            action = model.normal_action(part, np.ones(part.shape[:2], np.bool_))
+            action = model.normal_action(part)
             here, step = model.step(here, action, words[of])
             failed *= 1 - model.success(step)
             end = step.tokens.float()

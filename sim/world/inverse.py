@@ -200,7 +200,7 @@ def chunks_of(
     windows = clips.windows(frames, model.config.chunk, 1)
     kept = windows.following[:, 0] >= 0
     rows, following = windows.frame[kept, 0], windows.following[kept, 0]
-    action = model.normal_action(windows.action[kept, 0], windows.valid[kept, 0])[..., :-1]
+    action = model.normal_action(windows.action[kept, 0])
     return rows, following, action, np.isin(clips.episode[rows], episodes[:: max(2, min(10, len(episodes)))])
 
 

@@ -64,7 +64,7 @@ class WorldModel(nn.Module):
             self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
         sizes = (
             len(spec.cameras), self.tokenizer.places, self.tokenizer.dims, spec.state_dim,
-            config.chunk * (spec.action_dim + 1), len(self.vocabulary),
+            config.chunk * spec.action_dim, len(self.vocabulary),
         )  # fmt: skip
         self.dynamics: VideoDynamics | Rssm
         if config.kind == "rssm":
@@ -101,10 +101,8 @@ class WorldModel(nn.Module):
         whole: NDArray[np.float32] = (state.float() * self.state_std + self.state_mean).cpu().numpy()
         return whole
 
-    def normal_action(
-        self, action: NDArray[np.float32] | Tensor, valid: NDArray[np.bool_] | Tensor
-    ) -> Tensor:
-        """Chunks (...,H,A) in the spec's units, of which `valid` (...,H) is executed: (...,H,A+1).
+    def normal_action(self, action: NDArray[np.float32] | Tensor) -> Tensor:
+        """Chunks (...,H,A) in the spec's units, normalised.
 
         Raises:
             ValueError: if the chunk is not of this world's length or the robot's dimensions.
@@ -116,9 +114,7 @@ class WorldModel(nn.Module):
                 f"dimensions): execute {wanted[0]} actions at a time (--execute {wanted[0]}), or fit a "
                 f"model with --chunk {action.shape[-2]}"
             )
-        done = torch.as_tensor(valid).to(self.device).unsqueeze(-1)
-        normal = (torch.as_tensor(action).to(self.device) - self.action_mean) / self.action_std
-        return torch.cat([torch.where(done, normal, 0.0), done.float()], -1)
+        return (torch.as_tensor(action).to(self.device) - self.action_mean) / self.action_std
 
     def words(self, instructions: Sequence[str]) -> Tensor:
         """int64 (B,W).
@@ -151,7 +147,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:
-        """Go on by `action` (B,H,A+1), see `normal_action`, for instructions `words` (B,W)."""
+        """Go on by `action` (B,H,A), see `normal_action`, for instructions `words` (B,W)."""
         with self.half():
             return self.dynamics.step(memory, action, words)
 

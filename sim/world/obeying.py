@@ -47,7 +47,7 @@ def following(model: WorldModel, referees: Referees, seen: Seen, temperature: fl
     windows, dreamt = seen.played.windows, seen.shown
     episode, decision = np.nonzero(seen.known)
     elsewhere = np.roll(np.arange(len(episode)), len(episode) // 2)
-    chunk = model.normal_action(windows.action, windows.valid)[..., :-1]  # (B,L,H,A)
+    chunk = model.normal_action(windows.action)  # (B,L,H,A)
     score = {name: np.full(seen.known.shape, np.nan) for name in ("real", "imagined", "others", "frozen")}
     off, spread = (np.full(seen.known.shape, np.nan) for _ in range(2))
     for first in range(0, len(episode), _ROWS):
@@ -174,7 +174,7 @@ def counterfactual(model: WorldModel, referees: Referees, seen: Seen) -> Counter
         moved, read = [], []
         for chunk in (action[some], mirrored(spec, axes, action[some], state[some])):
             memory = model.dynamics.begin(tokens, model.normal_state(state[some]))
-            given = model.normal_action(chunk, np.ones(chunk.shape[:2], np.bool_))
+            given = model.normal_action(chunk)
             _, step = model.step(memory, given, words)
             felt = model.physical_state(step.state)[:, of_state] - state[some][:, of_state]
             moved.append((felt * command[some]).sum(1))

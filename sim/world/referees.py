@@ -39,7 +39,7 @@ class LinearWorld(nn.Module):
     What it predicts is kept within the range of the training data: else a linear map may run away.
 
     Args:
-        size: C*n*d; `state`: S; `chunk`: H*(A+1).
+        size: C*n*d; `state`: S; `chunk`: H*A.
         directions: how many are kept.
     """
 
@@ -68,7 +68,7 @@ class LinearWorld(nn.Module):
         return torch.cat([now, action.flatten(1), torch.ones_like(now[:, :1])], 1)
 
     def play(self, tokens: Tensor, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """From tokens (B,C,n,d) and state (B,S) on by chunks (B,L,H,A+1): (B,L,C,n,d) and (B,L,S)."""
+        """From tokens (B,C,n,d) and state (B,S) on by chunks (B,L,H,A): (B,L,C,n,d) and (B,L,S)."""
         first = self.reduced(tokens)
         count = first.shape[1]
         now = torch.cat([first, state], 1)
@@ -99,7 +99,7 @@ class Referees(nn.Module):
         spec, chunk, eyes = model.spec, model.config.chunk, model.tokenizer
         shape = (len(spec.cameras), eyes.places, eyes.dims)
         size = shape[0] * shape[1] * shape[2]
-        self.linear = LinearWorld(size, spec.state_dim, chunk * (spec.action_dim + 1), directions)
+        self.linear = LinearWorld(size, spec.state_dim, chunk * spec.action_dim, directions)
         self.inverse = InverseDynamics(shape, spec.state_dim, (chunk, spec.action_dim))
         self.reader = Trunk(shape[0] * shape[1], shape[2], spec.state_dim)
         for name in ("low", "high", "speed"):

@@ -88,21 +88,16 @@ def log_density(sample: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     return -(0.5 * off.square() + spread.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def whole(batch: Batch) -> Tensor:
-    """Bool (B,L): the decisions all of whose actions were executed, so that a chunk can be read back."""
-    return batch.there & batch.action[..., -1].bool().all(-1)
-
-
 def judge(batch: Batch, following: Tensor, agreement: Agreement) -> Tensor:
-    """How each chunk agrees with the frames (B,L,C,n,d) said to follow it: (B,L), 0 where not `whole`."""
-    rows = whole(batch)
+    """How each chunk agrees with the frames (B,L,C,n,d) said to follow it: (B,L), 0 where what followed was not seen."""
+    rows = batch.follows
     found = following.new_zeros(rows.shape)
     if rows.any():
         found[rows] = agreement(
             batch.tokens[:, :-1][rows],
             following[rows],
             batch.state[:, :-1][rows],
-            batch.action[rows][..., :-1],
+            batch.action[rows],
         ).to(found)
     return found
 
@@ -112,7 +107,7 @@ def mean_agreement(model: WorldModel, batch: Batch, agreement: Agreement) -> flo
     """Of what the model holds for most likely to follow each recorded frame, that is, of its mean."""
     with model.half():
         tokens, _ = model.dynamics.predictions(batch)
-    return float(judge(batch, tokens.mean(0), agreement)[whole(batch)].mean())
+    return float(judge(batch, tokens.mean(0), agreement)[batch.follows].mean())
 
 
 Note = Callable[[int, int, dict[str, float]], None]
@@ -162,7 +157,7 @@ def post_train(
     draw = torch.Generator(model.device).manual_seed(config.seed)
     for step in range(config.steps):
         batch = batches(step)
-        rows = whole(batch)
+        rows = batch.follows
         if not rows.any():
             continue
         with torch.no_grad():

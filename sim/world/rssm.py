@@ -91,7 +91,7 @@ class Rssm(nn.Module):
         places: n, tokens of a camera; each has `dims` numbers.
         dims: d.
         state: S.
-        chunk: H*(A+1), numbers of a chunk.
+        chunk: H*A, numbers of a chunk.
         vocabulary: words, without the empty one.
         width: of the layers around the recurrent state; see `WorldConfig` for it and the rest.
         recurrent: D.

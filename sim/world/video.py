@@ -117,7 +117,7 @@ class VideoDynamics(nn.Module):
         places: n, tokens of a camera; each has `dims` numbers.
         dims: d.
         state: S.
-        chunk: H*(A+1), numbers of a chunk.
+        chunk: H*A, numbers of a chunk.
         vocabulary: words, without the empty one.
         width: of the transformer, as `layers`, `heads`, `context`, `ensemble`: see `WorldConfig`.
         success_weight: see there.
@@ -165,7 +165,7 @@ class VideoDynamics(nn.Module):
     # ---- the network ---------------------------------------------------------------------------------
 
     def _embed(self, tokens: Tensor, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,T,C,n,d), (B,T,S) and (B,T,H,A+1) to (B,T,N,w), and a first guess of the next state (B,T,S)."""
+        """(B,T,C,n,d), (B,T,S) and (B,T,H,A) to (B,T,N,w), and a first guess of the next state (B,T,S)."""
         chunk = action.flatten(2)
         guess = self.reached(state, action)
         moves = self.act(chunk) + self.ahead(torch.cat([state, guess.detach()], -1))
@@ -174,7 +174,7 @@ class VideoDynamics(nn.Module):
         return seen + self.place + moves[:, :, None], guess
 
     def reached(self, state: Tensor, action: Tensor) -> Tensor:
-        """Where proprioception (...,S) will be after `action` (...,H,A+1), if nothing is in the way."""
+        """Where proprioception (...,S) will be after `action` (...,H,A), if nothing is in the way."""
         whole: Tensor = state + self.reach(torch.cat([state, action.flatten(-2)], -1)).float()
         return whole
 

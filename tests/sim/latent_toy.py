@@ -60,6 +60,7 @@ def clips(episodes: int = 12, steps: int = 8, seed: int = 0) -> Clips:
         step=np.tile(np.arange(steps), episodes),
         first=np.arange(episodes + 1) * steps,
         action=action.reshape(-1, 2),
+        tail=np.zeros((episodes, CHUNK - 1, 2), np.float32),
         frame_of=np.arange(count),
         success=end[:, 0] > SIZE / 2,
         task=[TASK] * episodes,

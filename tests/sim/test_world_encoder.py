@@ -55,7 +55,7 @@ def test_such_a_world_is_fitted_and_kept_but_cannot_be_played_in(tmp_path: Path)
     again, _, _ = load_world(tmp_path / "world")
     for one in (model, again):
         memory = one.begin(data.pictures[:2], data.state[:2])
-        chunk = one.normal_action(np.ones((2, 2, 2), np.float32), np.ones((2, 2), np.bool_))
+        chunk = one.normal_action(np.ones((2, 2, 2), np.float32))
         _, step = one.step(memory, chunk, one.words([TASK] * 2))
         assert step.tokens.shape == (2, 1, 4, 24)
     with WorldEnv(again, starts, num_slots=1) as env:

@@ -40,7 +40,7 @@ def imagined(model: WorldModel, pictures: Any, state: Any, chunk: Any, decisions
     memory, steps = model.begin(pictures[None], state[None]), []
     for index in range(decisions):
         part = chunk[None, 2 * index : 2 * index + 2]
-        action = model.normal_action(part, np.ones((1, 2), np.bool_))
+        action = model.normal_action(part)
         memory, step = model.step(memory, action, model.words([TASK]))
         steps.append(step)
     return steps

@@ -20,7 +20,6 @@ from regrip.sim.world.rlir import (
     log_density,
     mean_agreement,
     post_train,
-    whole,
 )  # fmt: skip
 
 SHAPE = (1, 4, 4)
@@ -138,11 +137,9 @@ def test_a_still_video_is_not_rewarded_for_an_action_near_the_mean() -> None:
     assert true.mean() > 0.5
 
 
-def test_chunks_that_were_cut_short_are_not_judged() -> None:
+def test_what_nothing_was_seen_to_follow_is_not_judged() -> None:
     data = recorded(3, 4)
-    data.action[0, 1, CHUNK - 1, -1] = 0.0
-    data.there[1, 1] = False
-    assert whole(data).tolist() == [[True, False], [True, False], [True, True], [True, True]]
+    data.follows[:] = torch.tensor([[True, False], [True, False], [True, True], [True, True]])
     asked: list[int] = []
 
     def count(before: Tensor, after: Tensor, state: Tensor, action: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from regrip.sim.world.checks import imagine
 from regrip.sim.world.clips import read_clips
 from regrip.sim.world.config import WorldConfig
 from regrip.sim.world.fit import encode, fit, split
-from regrip.sim.world.held import take, whole
+from regrip.sim.world.held import take
 from regrip.sim.world.referees import fit_referees
 
 
@@ -21,7 +21,7 @@ def carrier(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     path = carrier_world.write(tmp_path_factory.mktemp("carrier") / "set", range(72))
-    clips = whole(read_clips([path], carrier_world.CHUNK), carrier_world.CHUNK)
+    clips = read_clips([path], carrier_world.CHUNK)
     config = WorldConfig(
         chunk=carrier_world.CHUNK, latent=8, tokenizer_width=16, width=64, layers=2, heads=2, ensemble=2,
         tokenizer_steps=120, tokenizer_batch=24, steps=200, batch=16, window=5, held_out=0.25,
