@@ -69,15 +69,14 @@ def read_back(before: Tensor, after: Tensor, state: Tensor, action: Tensor) -> T
 def recorded(step: int, rows: int = 32) -> Batch:
     """A chunk's first dimension moves half of every token's numbers, its second the others, but that rarely.
 
-    Three times in ten: the best guess by absolute error ignores it, though nothing else moves them.
+    Three times in ten: the best guess follows it by less than a third, though nothing else moves them.
     """
     data = batch(rows, 2, seed=step, shape=SHAPE)
-    done = torch.ones_like(data.action[..., :1])
-    action = torch.cat([data.action[..., :2], done], -1)
+    action = data.action
     chance = torch.rand(rows, 2, generator=torch.Generator().manual_seed(step + 10_000)) < 0.3
     tokens = [data.tokens[:, 0] * 0.3]
     for decision in range(2):
-        moves = commanded(action[:, decision, :, :2])
+        moves = commanded(action[:, decision])
         moves[:, 1] *= chance[:, decision]
         tokens.append(tokens[-1] + moves.repeat_interleave(2, 1)[:, None, None])
     return dataclasses.replace(data, tokens=torch.stack(tokens, 1), action=action, state=data.state * 0)
@@ -110,7 +109,7 @@ def test_a_part_of_the_action_that_prediction_ignores_comes_to_be_followed() -> 
     test = recorded(88_888, 128)
     before = mean_agreement(model, test, read_back)
     assert response(model, 0) > 0.6
-    assert response(model, 1) < 0.3, "prediction alone ignores it"
+    assert response(model, 1) < 0.45, "prediction alone follows it as far as it was seen to matter"
     settings = RlirConfig(steps=60, batch=8, epochs=1, learning_rate=4e-3, anchor=0.1, seed=1)
     rewarded, anchored = model, copy.deepcopy(model)
     seen: list[float] = []
@@ -126,7 +125,7 @@ def test_a_part_of_the_action_that_prediction_ignores_comes_to_be_followed() -> 
     after, control = (mean_agreement(one, test, read_back) for one in (rewarded, anchored))
     assert after > before + 0.1
     assert control < before + 0.05
-    assert response(rewarded, 1) > 0.6 > 0.3 > response(anchored, 1)
+    assert response(rewarded, 1) > 0.6 > 0.45 > response(anchored, 1)
 
 
 def test_a_still_video_is_not_rewarded_for_an_action_near_the_mean() -> None:

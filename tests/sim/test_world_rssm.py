@@ -25,7 +25,7 @@ from regrip.sim.world.starts import starts_of
 def made(**changes: int) -> Rssm:
     sizes = {"width": 32, "recurrent": 48, "groups": 4, "classes": 5, "ensemble": 3, **changes}
     torch.manual_seed(0)
-    return Rssm(1, 4, 16, 2, CHUNK * 3, 3, success_weight=0.3, **sizes)
+    return Rssm(1, 4, 16, 2, CHUNK * 2, 3, success_weight=0.3, **sizes)
 
 
 def test_the_divergence_and_its_two_gradients_by_hand() -> None:
