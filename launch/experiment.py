@@ -173,7 +173,7 @@ class TrainConfig:
         if self.algorithm == "preference" and self.env.name != "world":
             raise ValueError(
                 f"algorithm 'preference' with env.name {self.env.name!r}: it compares imagined "
-                "chunks, and needs a learned world; give --env world:MODEL, a folder that `regrip world fit` wrote"
+                "chunks, and needs a learned world; give --env world:MODEL, a folder of `regrip world fit`"
             )
         if self.data and (self.algorithm != "mpo" or self.branches or self.background):
             raise ValueError(

@@ -340,6 +340,7 @@ def begin(config: TrainConfig) -> Run:
         environments.contract(env).require_match(
             policy.spec, f"environment {env.name}/{env.suite}", f"policy {published.path}"
         )
+    environments.require_execute(config.env, policy.execute)
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
     reward = build(config.reward, materials(config, policy))[1]
     if config.background:
