@@ -1,4 +1,4 @@
-"""What the policy server costs: `python benchmarks/serve.py`.
+"""What the policy server costs: `make referees` (for openpi's client), then `python benchmarks/serve.py`.
 
 1. Round trip of two 224 px images and a state, to an answer of 50 x 7 actions, on this computer, by
    websocket: a bare echo (the request comes back), a bare answer (as many bytes go each way as in an
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,7 @@ def socket_to(port: int) -> Iterator[Callable[[bytes], Any]]:
 
 
 def round_trips(rounds: int, block: int) -> None:
+    sys.path += map(str, Path(__file__).parents[1].glob(".venv-referees/lib/python*/site-packages"))
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
     shown = observation(SCHEMA)

@@ -2,12 +2,12 @@
 
     python benchmarks/world_evidence.py --seeds 3 --iterations 6
 
-Records episodes as a robot would (the base policy exploring, and a scripted expert that is knocked about; every
-frame), fits a world model on them, and post-trains the policy that ships inside it. Every arm makes the same
-number of updates from the same number of played (imagined or simulated) episodes, and its last policy is
+Records episodes as a robot would (the base policy exploring, and a scripted expert that is knocked about;
+every frame), fits a world model on them, and post-trains the policy that ships inside it. Every arm makes the
+same number of updates from the same number of played (imagined or simulated) episodes, and its last policy is
 measured greedily on the simulator's test starts, paired with the base policy's. The imagined arms see no
-episode of the simulator but the recorded ones, and no checkpoint is chosen. Prints a table that is whole after
-every run; a run that is in --out already is not made again.
+episode of the simulator but the recorded ones, and no checkpoint is chosen. Prints a table that is whole
+after every run; a run that is in --out already is not made again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=6)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--anchor", type=float, default=0.3)
-    parser.add_argument("--episodes-per-task", type=int, default=40)
-    parser.add_argument("--demonstrations-per-task", type=int, default=10)
+    parser.add_argument("--episodes-per-task", type=int, default=60)
+    parser.add_argument("--demonstrations-per-task", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("runs/world"))
     arguments = parser.parse_args()
     out = arguments.out
@@ -55,8 +55,8 @@ def main() -> None:
          "--action-noise", "0.3", "--failures", "--workers", "1")  # fmt: skip
     once(out / "model", "world", "fit", str(out / "play"), str(out / "demonstrations"))
     if "no-exploration" in arguments.arms:
-        once(out / "greedy", "data", "record", "demo", "--policy", "demo", "--mode", "sampled", "--every-frame",
-             "--noise-level", "0", "-n", each, "--workers", "1")  # fmt: skip
+        once(out / "greedy", "data", "record", "demo", "--policy", "demo", "--mode", "sampled",
+             "--every-frame", "--noise-level", "0", "-n", each, "--workers", "1")  # fmt: skip
         once(out / "model-greedy", "world", "fit", str(out / "greedy"))
     real = count(out / "play") + count(out / "demonstrations")
     results = out / "results.json"

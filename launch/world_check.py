@@ -22,7 +22,7 @@ from ..sim.world.clips import Clips
 from ..sim.world.estimates import Estimate
 from ..sim.world.files import load_world
 from ..sim.world.fit import encode
-from ..sim.world.held import take, unseen
+from ..sim.world.held import take, unseen, whole
 from ..sim.world.judging import recorded_ranking, reflector
 from ..sim.world.model import WorldModel
 from ..sim.world.obeying import counterfactual, following, physics
@@ -49,8 +49,8 @@ class Options:
         episodes: at most so many, drawn at random (always the same ones).
         env: a simulator of the same world, to play `policies` in.
         suite: its family of tasks.
-        policies: folders or shipped names, with commas, perhaps with ``@noise=0.6``; they play in the model and
-            in the simulator from the same starts. Take some of different quality.
+        policies: folders or shipped names, with commas, perhaps with ``@noise=0.6``; they play in the model
+            and in the simulator from the same starts. Take some of different quality.
         starts: start states for that, at most.
         videos: episodes to show, real beside imagined: the first of each task.
         learn_from: episodes that the model was trained on, where its folder lacks the small networks that it
@@ -83,8 +83,8 @@ class Options:
             raise ValueError(f"--episodes {self.episodes} and --starts {self.starts} must be at least 1")
         if bool(self.env) != bool(self.policies):
             raise ValueError(
-                f"--env is {self.env!r} and --policies {self.policies!r}: policies play in the model and in a "
-                "simulator, so give both or neither"
+                f"--env is {self.env!r} and --policies {self.policies!r}: policies play in the model and "
+                "in a simulator, so give both or neither"
             )
 
 
@@ -110,14 +110,18 @@ def main(args: Sequence[str]) -> int:
         if not len(rows):
             raise ValueError(
                 f"the model was trained on all {len(clips)} episodes of {', '.join(map(str, options.data))}: "
-                "an error on those says nothing; record others, or give the whole set it was fitted on, a part "
-                "of which was held out"
+                "an error on those says nothing; record others, or give the whole set it was fitted on, a "
+                "part of which was held out"
             )
-        known = {"given": len(clips), "trained_on": len(clips) - len(rows), "unseen": len(rows)}
+        known: dict[str, Any] = {
+            "given": len(clips),
+            "trained_on": len(clips) - len(rows),
+            "unseen": len(rows),
+        }
         if len(rows) > options.episodes:
             draw = counter_generator("world check episodes", len(rows))
             rows = np.sort(draw.choice(rows, options.episodes, replace=False))
-        clips = take(clips, rows)
+        clips = whole(take(clips, rows), model.config.chunk)
         referees = _referees(options, model, card, bars)
         tokens = encode(model, clips, bars)
     findings, seen = examine(model, referees, clips, tokens)
@@ -217,7 +221,8 @@ def rows(findings: Findings) -> list[tuple[str, list[Row]]]:
         (
             f"squared error of {words.get(measure, measure)}",
             f"{ratio['hold']} of a still frame's",
-            f"{ratio['linear']} of a linear world's; surely better than both for {errors.ahead[measure]} decisions",
+            f"{ratio['linear']} of a linear world's; "
+            f"surely better than both for {errors.ahead[measure]} decisions",
         )
         for measure, ratio in errors.ratio.items()
     ]
@@ -231,14 +236,15 @@ def rows(findings: Findings) -> list[tuple[str, list[Row]]]:
         ("of what real pictures obey", percent(obeys.obeyed), "1 if as the recorded world does"),
         (
             "mirrored command: the state turns around", percent(other.against),
-            f"{other.cases} cases; unmirrored it follows in {percent(other.along)}, recorded {percent(other.recorded)}",
+            f"{other.cases} cases; unmirrored it follows in {percent(other.along)}, "
+            f"recorded {percent(other.recorded)}",
         ),
         ("mirrored command: the picture turns around", percent(other.pictures), "as its state is read"),
     ]  # fmt: skip
     body = findings.physics
     possible: list[Row] = [
-        ("outside of the recorded range", percent(body.outside), f"real unseen: {percent(body.outside_real)}"),
-        ("faster than ever recorded", percent(body.fast), f"real unseen: {percent(body.fast_real)}"),
+        ("outside of the recorded range", percent(body.outside), f"real: {percent(body.outside_real)}"),
+        ("faster than ever recorded", percent(body.fast), f"real: {percent(body.fast_real)}"),
         *(
             (
                 f"picture against state{f', {unit}' if unit else ''}", f"{gap[0]:.3g} apart",
@@ -282,7 +288,9 @@ def percent(held: Estimate) -> str:
     """``89 % [81, 99]``."""
     if held.value is None:
         return f"not known ({held.why})"
-    ends = f" [{100 * held.low:.0f}, {100 * held.high:.0f}]" if held.low is not None and held.high is not None else ""  # fmt: skip
+    ends = ""
+    if held.low is not None and held.high is not None:
+        ends = f" [{100 * held.low:.0f}, {100 * held.high:.0f}]"
     return f"{100 * held.value:.0f} %{ends}"
 
 
@@ -291,9 +299,9 @@ def print_table(findings: Findings, known: dict[str, Any], console: Console | No
     console = console or Console()
     if not console.is_terminal:
         console.width = 160
-    left = f", {known['trained_on']} it was trained on left out" if known["trained_on"] else ""
+    left = f"; {known['trained_on']} it was trained on left out" if known["trained_on"] else ""
     table = Table(
-        title=f"{known['model']} on {known['checked']} unseen episodes ({known['successes']} successes{left})",
+        title=f"{known['model']} on {known['checked']} unseen episodes, {known['successes']} successes{left}",
         show_header=False,
     )
     for heading, held in rows(findings):
@@ -304,8 +312,8 @@ def print_table(findings: Findings, known: dict[str, Any], console: Console | No
     console.print(table)
     if not known["carded"]:
         console.print(
-            "note: the model does not say on which episodes it was trained; all that were given are taken for "
-            "unseen",
+            "note: the model does not say on which episodes it was trained; all that were given are taken "
+            "for unseen",
             highlight=False,
         )
     console.print(sentence(findings), highlight=False)

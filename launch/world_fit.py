@@ -18,7 +18,7 @@ from ..sim.world.config import WorldConfig
 from ..sim.world.files import ABOUT, save_world
 from ..sim.world.fit import encode, fit, split
 from ..sim.world.goals import goals_of
-from ..sim.world.held import card_of, take
+from ..sim.world.held import card_of, take, whole
 from ..sim.world.judging import reflector
 from ..sim.world.referees import fit_referees, save_referees
 from ..sim.world.starts import starts_of
@@ -69,6 +69,8 @@ def main(args: Sequence[str]) -> int:
     with Bars() as bars:
         clips = read(options.data, config.chunk, bars)
         refuse_test([start for start in starts_named(clips.start) if start], "regrip world fit")
+        about = card_of(clips, config)
+        clips = whole(clips, config.chunk)
         model = fit(clips, config, options.device, bars)
         tokens = encode(model, clips, bars)
         model.calibration = calibrate(model, clips, tokens)
@@ -81,7 +83,7 @@ def main(args: Sequence[str]) -> int:
     verdicts = reflector(model, imagine(model, referees, unseen, encode(model, unseen))).imagined["episode"]
     seconds = round(time.monotonic() - began, 1)
     card = {
-        **card_of(clips, config),
+        **about,
         "data": [str(path) for path in options.data],
         "command": command_line(),
         "code": code_version(),

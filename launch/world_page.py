@@ -42,7 +42,9 @@ _MEASURES = {
 }
 
 
-def render(path: Path, model: WorldModel, seen: Seen, findings: Findings, known: Mapping[str, Any], videos: int) -> None:  # fmt: skip
+def render(
+    path: Path, model: WorldModel, seen: Seen, findings: Findings, known: Mapping[str, Any], videos: int
+) -> None:
     """Write the page, and a video of each episode shown beside it.
 
     Args:
@@ -58,7 +60,7 @@ def render(path: Path, model: WorldModel, seen: Seen, findings: Findings, known:
     """
     charts = [
         (
-            _MEASURES.get(measure, f"Error of the {measure}"),
+            _MEASURES.get(measure, f"Error of the {measure.replace(' ', ', ')}"),
             legend(curves),
             over_horizon(curves, _COLOURS, _NAMES),
         )
@@ -138,7 +140,7 @@ def _both(draw: Callable[..., str]) -> Markup:
 
 
 def films(folder: Path, model: WorldModel, seen: Seen, most: int) -> list[dict[str, Any]]:
-    """The first unseen episodes of each task, whatever came of them: a strip each, and a video in `folder`."""
+    """The first unseen episodes of each task, whatever came of them: strips, and videos in `folder`."""
     chance = probability(model, seen.played.logit, seen.played.windows.there).max(1)
     rate = Fraction(model.spec.control_rate_hz).limit_denominator(1000) / model.config.chunk
     found = []

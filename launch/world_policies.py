@@ -82,9 +82,11 @@ def compare(
         model: the world.
         starts: that came with it, for the lengths of its tasks.
         clips: unseen recordings that name the start states of the simulator.
-        env: the simulator; `suite`: of its tasks.
+        env: the simulator.
+        suite: of its tasks.
         most: start states.
-        workers: of the simulator; `slots` likewise.
+        workers: of the simulator.
+        slots: of both.
 
     Raises:
         ValueError: the recordings name no start states, or not those of this suite.
@@ -108,7 +110,8 @@ def compare(
         environments.require_known(task, environments.task_names(config), f"task of suite {suite}")
     inside, dreamt = from_recordings(model, starts, clips, rows, [start.task for start in real])
     outcomes: tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]] = ([], [])
-    with WorldEnv(model, inside, num_slots=slots) as world, environments.open_pool(config, model.config.chunk) as pool:  # fmt: skip
+    pool = environments.open_pool(config, model.config.chunk)
+    with WorldEnv(model, inside, num_slots=slots) as world, pool:
         places: tuple[tuple[str, VectorEnv, list[StartState]], ...] = (
             ("imagining", world, dreamt),
             ("simulating", pool, real),

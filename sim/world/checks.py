@@ -1,7 +1,8 @@
-"""Can a world model be trusted? First: how far is imagination off, on episodes the model has never seen?
+"""Can a world model be trusted? First: how far is it off, on episodes that it has never seen?
 
-Whether it obeys is measured in `obeying`, whether its verdicts hold in `judging`. Imagination begins at an episode's first frame and goes on with the recorded actions; what is meant by
-``ahead`` is decisions since then. Intervals are 95 % percentile bootstraps over episodes.
+Imagination begins at an episode's first frame and goes on with the recorded actions; what is meant by
+``ahead`` is decisions since then. Intervals are 95 % percentile bootstraps over episodes. Whether the model
+obeys is measured in `obeying`, whether its verdicts hold in `judging`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Seen:
         clips: only these episodes.
         tokens: of all frames of `clips`.
         played: open loop.
+        shown: float16 (B,L,C,n,d), what the model's eyes make of the imagined pictures: a policy is shown
+            pictures, and tokens that no picture has would mislead what was learnt from real ones.
         taught: logits (B,L) of the reflector where it reads the real frames all along.
         known: bool (B,L), the frame after the decision was recorded.
         linear_tokens: float16 (B,L,C,n,d) of the linear world; `linear_state`: (B,L,S), physical.
@@ -42,6 +45,7 @@ class Seen:
     clips: Clips
     tokens: Tensor
     played: OpenLoop
+    shown: Tensor
     taught: NDArray[np.float32]
     known: NDArray[np.bool_]
     linear_tokens: Tensor
@@ -72,9 +76,11 @@ def imagine(model: WorldModel, referees: Referees, clips: Clips, tokens: Tensor)
             memory, step = model.step(memory, batch.action[:, decision], batch.words)
             logits.append(step.success.float().cpu().numpy())
         taught.append(np.stack(logits, 1))
+    dreamt = played.tokens.flatten(0, 1).split(256)
+    shown = torch.cat([reseen(model, part).half().cpu() for part in dreamt])
     return Seen(
-        clips, tokens, played, np.concatenate(taught), played.windows.following >= 0,
-        torch.cat(seen), np.concatenate(felt),
+        clips, tokens, played, shown.view_as(played.tokens), np.concatenate(taught),
+        played.windows.following >= 0, torch.cat(seen), np.concatenate(felt),
     )  # fmt: skip
 
 
@@ -196,6 +202,13 @@ def _picture_errors(model: WorldModel, seen: Seen) -> dict[str, dict[str, NDArra
             total = np.where(moved, off, 0.0).sum((1, 2, 3), dtype=np.float64)
             found["moving"][name][episode, at] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return found
+
+
+def reseen(model: WorldModel, tokens: Tensor) -> Tensor:
+    """Tokens (N,C,n,d) drawn as pictures and looked at again, where the model computes."""
+    with torch.no_grad(), model.half():
+        pictures = torch.from_numpy(decoded(model, tokens)).to(model.device)
+        return model.tokenizer.encode(pictures).float()
 
 
 def decoded(model: WorldModel, tokens: Tensor) -> NDArray[np.uint8]:

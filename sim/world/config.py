@@ -66,10 +66,10 @@ class WorldConfig:
     tokenizer_batch: int = 32
     body_steps: int = 3000
     body_batch: int = 256
-    steps: int = 2000
+    steps: int = 2200
     batch: int = 48
     window: int = 3
-    imagine_from: float = 0.3
+    imagine_from: float = 0.6
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     success_weight: float = 0.3

@@ -49,9 +49,9 @@ class FrozenEncoder(nn.Module):
             )
         from transformers import VJEPA2Model  # seconds, and a world with a tokenizer needs none of it
 
-        model = VJEPA2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        model: Any = VJEPA2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         # Within a list the encoder is no submodule: neither trained nor saved.
-        self._encoder = [model.encoder.eval().requires_grad_(False)]
+        self._encoder: list[Any] = [model.encoder.eval().requires_grad_(False)]
         config = model.config
         self._tubelet, patch = config.tubelet_size, config.patch_size
         if height < patch or breadth < patch:
@@ -70,11 +70,13 @@ class FrozenEncoder(nn.Module):
             digest.update(name.encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         found = torch.tensor(list(digest.digest()), dtype=torch.uint8)
         self.register_buffer("fingerprint", found)
-        self.register_load_state_dict_post_hook(_same_weights(folder, found.clone()))
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            _same_weights(folder, found.clone())
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FrozenEncoder:
         self._encoder[0]._apply(fn)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @torch.no_grad()
@@ -118,7 +120,8 @@ class FrozenEncoder(nn.Module):
 
 def _same_weights(folder: str, mine: Tensor) -> Callable[[nn.Module, Any], None]:
     def check(module: nn.Module, _: Any) -> None:
-        if not torch.equal(module.fingerprint.cpu(), mine):  # type: ignore[operator]
+        assert isinstance(module, FrozenEncoder), "a hook of that class"
+        if not torch.equal(module.fingerprint.cpu(), mine):
             raise RuntimeError(
                 f"the V-JEPA 2 in {folder} is not the one this world model was fitted with: its weights have "
                 "another hash"

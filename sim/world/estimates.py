@@ -30,6 +30,11 @@ class Estimate:
     high: float | None = None
     why: str = ""
 
+    def complement(self) -> Estimate:
+        """What is missing from 1."""
+        value, low, high = (None if x is None else 1 - x for x in (self.value, self.high, self.low))
+        return Estimate(value, low, high, self.why)
+
     def __str__(self) -> str:
         if self.value is None:
             return "-"
@@ -39,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """A mean over episodes for each decision ahead, with its interval; all (L,), NaN where nothing is known."""
+    """A mean over episodes by decisions ahead, with its interval; all (L,), NaN where nothing is known."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -47,7 +52,7 @@ class Curve:
 
 
 def curve(values: NDArray[np.floating], resamples: int = RESAMPLES) -> Curve:
-    """The mean over episodes of (E,L), leaving out NaN, and its percentile interval over episodes drawn anew."""
+    """The mean over episodes of (E,L), leaving out NaN, with its interval."""
     episodes = len(values)
     known = np.isfinite(values)
     filled = np.where(known, values, 0.0).astype(np.float64)
@@ -113,7 +118,7 @@ def _draw(episodes: int) -> np.random.Generator:
 
 
 def auroc(score: NDArray[np.floating], truth: NDArray[np.bool_], task: NDArray[np.int64]) -> float:
-    """That a success scores above a failure of the same task, ties counting one half; NaN if none has both."""
+    """That a success scores above a failure of its task, ties counting one half; NaN if none has both."""
     won, pairs = 0.0, 0
     for name in np.unique(task):
         rows = task == name
@@ -125,8 +130,10 @@ def auroc(score: NDArray[np.floating], truth: NDArray[np.bool_], task: NDArray[n
     return won / pairs if pairs else float("nan")
 
 
-def expected_calibration_error(chance: NDArray[np.floating], truth: NDArray[np.bool_], bins: int = 10) -> float:  # fmt: skip
-    """Mean gap between probability and frequency over equal bins, each weighing what it holds; NaN of nothing."""
+def expected_calibration_error(
+    chance: NDArray[np.floating], truth: NDArray[np.bool_], bins: int = 10
+) -> float:
+    """Mean gap of probability and frequency over equal bins, each weighing what it holds; NaN of nothing."""
     if not len(chance):
         return float("nan")
     place = np.minimum((chance * bins).astype(np.int64), bins - 1)

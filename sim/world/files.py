@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,15 @@ def save_world(folder: Path, model: WorldModel, starts: Starts, card: Mapping[st
         model: the model.
         starts: where its episodes begin.
         card: what it was trained on and how; kept as it is.
+
+    Raises:
+        ValueError: it is not calibrated.
     """
+    if not math.isfinite(model.calibration.doubt):
+        raise ValueError(
+            f"the world model for {folder} is not calibrated: nothing says which success to believe; "
+            "set its calibration to calibrate.calibrate(model, clips, tokens) first"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: held.detach().cpu().contiguous() for name, held in model.state_dict().items()})
     frames = save_arrays({name: np.ascontiguousarray(getattr(starts, name)) for name in _ARRAYS})

@@ -84,7 +84,7 @@ class Goals:
     @classmethod
     def load(cls, path: Path) -> Goals:
         """Read what `save` wrote."""
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             said = file.metadata() or {}
             first, last = file.get_tensor("first"), file.get_tensor("last")
         return cls(first, last, tuple(said[str(row)] for row in range(len(first))))
@@ -159,15 +159,17 @@ def score_chunks(
         piece = each[first : first + _ROWS]
         of = torch.arange(first, first + len(piece), device=model.device) // count
         here, failed = take(memory, of), np.ones(len(piece), np.float32)
+        end = torch.zeros(())
         for decision in range(decisions):
             part = piece[:, decision * size : (decision + 1) * size]
             action = model.normal_action(part, np.ones(part.shape[:2], np.bool_))
             here, step = model.step(here, action, words[of])
             failed *= 1 - model.success(step)
+            end = step.tokens.float()
         if goal is None:
             scores.append(1 - failed)
         else:
-            far = (step.tokens.float() - goal.to(model.device)[of]).abs().flatten(1).mean(1)
+            far = (end - goal.to(model.device)[of]).abs().flatten(1).mean(1)
             scores.append(-far.cpu().numpy())
     found: NDArray[np.float32] = np.concatenate(scores).astype(np.float32).reshape(situations, count)
     return found

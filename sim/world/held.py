@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.starts import counter_generator
 from .clips import Clips
 from .config import WorldConfig
 from .fit import split
@@ -66,4 +67,30 @@ def take(clips: Clips, episodes: NDArray[np.int64]) -> Clips:
         task=[clips.task[int(e)] for e in episodes],
         start=[clips.start[int(e)] for e in episodes],
         policy=[clips.policy[int(e)] for e in episodes],
+    )
+
+
+def whole(clips: Clips, chunk: int) -> Clips:
+    """Every episode ends with a whole chunk, whatever ended it.
+
+    Success cuts a recorded chunk short, a time limit seldom does, and a policy in imagination never: a model
+    that reads how much of a chunk was executed reads the verdict. What is missing is a random walk from the
+    last action on, by steps that the episode itself took, so that nothing about it stands out.
+    """
+    missing = -clips.num_steps % chunk
+    actions, frames = [], []
+    for episode, count in enumerate(missing):
+        low, high = clips.first[episode], clips.first[episode + 1]
+        taken = clips.action[low:high]
+        steps = np.diff(taken[-4 * chunk :], axis=0) if len(taken) > 1 else np.zeros_like(taken)
+        draw = counter_generator("world whole", int(episode), len(taken))
+        walk = taken[-1] + np.cumsum(steps[draw.integers(len(steps), size=count)], 0, dtype=np.float32)
+        limited = np.clip(walk, clips.spec.action_low, clips.spec.action_high)
+        actions.append(np.concatenate([taken, limited.astype(np.float32)]))
+        frames.append(np.concatenate([clips.frame_of[low:high], np.full(count, -1)]))
+    return dataclasses.replace(
+        clips,
+        first=np.concatenate([[0], np.cumsum(clips.num_steps + missing)]).astype(np.int64),
+        action=np.concatenate(actions),
+        frame_of=np.concatenate(frames),
     )

@@ -29,7 +29,9 @@ ENOUGH = 0.25  # of the expected motion: as much is taken for obeying
 _NOISE = 0.1  # added to tokens in training: imagined ones are not sharp
 
 
-def agreement(found: NDArray[np.floating], wanted: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:  # fmt: skip
+def agreement(
+    found: NDArray[np.floating], wanted: NDArray[np.floating], temperature: float = 1.0
+) -> NDArray[np.float64]:
     """clip(exp(-mean((a_hat - a)^2) / T), 0, 1) over the last axis: (...,A) to (...,)."""
     error = ((found.astype(np.float64) - wanted.astype(np.float64)) ** 2).mean(-1)
     return np.asarray(np.clip(np.exp(-error / temperature), 0.0, 1.0))
@@ -91,7 +93,8 @@ class InverseDynamics(nn.Module):
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """(N,C,n,d) each to (N,H,A)."""
         out: Tensor = self.trunk(torch.cat([(before + after) / 2, after - before], -1))
-        return out.unflatten(-1, self.chunk)
+        chunks: Tensor = out.unflatten(-1, self.chunk)
+        return chunks
 
     def expected(self, state: Tensor, action: Tensor) -> Tensor:
         """(N,) motion, in units of a usual one, that chunks (N,H,A) bring from `state` (N,S); normalised."""
@@ -110,7 +113,8 @@ class InverseDynamics(nn.Module):
         """Agreement and motion term, each (N,) in [0, 1]; a reward is their product.
 
         Args:
-            before: tokens (N,C,n,d); `after`: likewise, a decision later.
+            before: tokens (N,C,n,d).
+            after: likewise, a decision later.
             state: (N,S), normalised.
             action: (N,H,A) commanded, normalised, all of it executed.
             temperature: T.
@@ -143,8 +147,8 @@ def fit_inverse(
     rows, following, action, apart = chunks_of(model, clips, episodes)
     if len(rows) < 2 or apart.all() or not apart.any():
         raise ValueError(
-            f"{len(episodes)} episodes have {len(rows)} chunks with a frame behind them: too few to learn which "
-            "chunk led from one frame to the next; record more"
+            f"{len(episodes)} episodes have {len(rows)} chunks with a frame behind them: too few to learn "
+            "which chunk led from one frame to the next; record more"
         )
     device = model.device
     state = model.normal_state(clips.state[rows])

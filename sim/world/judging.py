@@ -14,6 +14,7 @@ from .estimates import Estimate, auroc, estimate, expected_calibration_error, ke
 from .model import WorldModel
 
 _BINS = 10
+Measure = Callable[[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]], float]
 _QUANTILES = 4
 
 
@@ -85,7 +86,7 @@ def verdicts(
 ) -> Verdicts:  # fmt: skip
     """Judge (E,L) probabilities where something is `there`; `task` (E,) numbers what is asked for."""
 
-    def pooled(measure: Callable[[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]], float]) -> Callable[[NDArray[np.int64]], float]:  # fmt: skip
+    def pooled(measure: Measure) -> Callable[[NDArray[np.int64]], float]:
         def of(rows: NDArray[np.int64]) -> float:
             which = there[rows]
             asked = np.broadcast_to(task[rows][:, None], which.shape)
@@ -111,7 +112,9 @@ def verdicts(
             episodes, "nothing succeeded",
         ),
         auroc=estimate(pooled(auroc), episodes, "no task has both a success and a failure"),
-        ece=estimate(pooled(lambda p, y, _: expected_calibration_error(p, y, _BINS)), episodes, "nothing to judge"),
+        ece=estimate(
+            pooled(lambda p, y, _: expected_calibration_error(p, y, _BINS)), episodes, "nothing to judge"
+        ),
         bins=tuple(
             (float(flat[place == b].mean()), Rate(int(right[place == b].sum()), int((place == b).sum())))
             for b in np.unique(place)
@@ -151,7 +154,8 @@ def rank(
     Args:
         how: see `Ranking`.
         names: of the groups.
-        imagined: outcomes of each; `real`: of the same episodes in the same order.
+        imagined: outcomes of each.
+        real: of the same episodes in the same order.
         paired: row i of every group begins at the same start: starts are drawn anew, not episodes.
     """
     sizes = [len(one) for one in real]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...datasets.spec import RobotSpec
-from .checks import Seen
+from .checks import Seen, reseen
 from .estimates import Curve, Estimate, curve, estimate, mean_of, ratio_of
 from .model import WorldModel
 from .referees import Referees
@@ -44,7 +44,7 @@ class Following:
 
 def following(model: WorldModel, referees: Referees, seen: Seen, temperature: float = 1.0) -> Following:
     """Chunks read back from pairs of pictures, real and imagined, against those commanded."""
-    windows, dreamt = seen.played.windows, seen.played.tokens
+    windows, dreamt = seen.played.windows, seen.shown
     episode, decision = np.nonzero(seen.known)
     elsewhere = np.roll(np.arange(len(episode)), len(episode) // 2)
     chunk = model.normal_action(windows.action, windows.valid)[..., :-1]  # (B,L,H,A)
@@ -72,9 +72,7 @@ def following(model: WorldModel, referees: Referees, seen: Seen, temperature: fl
         spread[at] = asked.square().mean((1, 2)).cpu().numpy()
     left = ratio_of(off, spread, _NOTHING)
     return Following(
-        explained=Estimate(
-            *(None if x is None else 1 - x for x in (left.value, left.high, left.low)), left.why
-        ),
+        explained=left.complement(),
         real=mean_of(score["real"], _NOTHING),
         imagined=mean_of(score["imagined"], _NOTHING),
         others=mean_of(score["others"], _NOTHING),
@@ -94,7 +92,7 @@ def real_tokens(model: WorldModel, seen: Seen, rows: NDArray[np.int64]) -> Tenso
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """From one recorded frame, the recorded chunk and its mirror image (translation, or joint motion, negated).
+    """From one recorded frame, the recorded chunk and its mirror image: motion of hand or joints negated.
 
     Attributes:
         cases: frames from which the recorded chunk asked for motion.
@@ -180,7 +178,7 @@ def counterfactual(model: WorldModel, referees: Referees, seen: Seen) -> Counter
             _, step = model.step(memory, given, words)
             felt = model.physical_state(step.state)[:, of_state] - state[some][:, of_state]
             moved.append((felt * command[some]).sum(1))
-            shown = model.physical_state(referees.reader(step.tokens.float()))[:, of_state]
+            shown = model.physical_state(referees.reader(reseen(model, step.tokens)))[:, of_state]
             read.append((shown * command[some]).sum(1))
         real = seen.clips.state[seen.after[at]][:, of_state] - state[some][:, of_state]
         parts.append([(real * command[some]).sum(1), *moved, read[1] - read[0]])
@@ -242,7 +240,7 @@ def physics(model: WorldModel, referees: Referees, seen: Seen) -> Physics:
     for first in range(0, len(episode), _ROWS):
         at = episode[first : first + _ROWS], decision[first : first + _ROWS]
         for name, tokens, state in (
-            ("imagined", seen.played.tokens[at].to(model.device).float(), seen.played.state[at]),
+            ("imagined", seen.shown[at].to(model.device).float(), seen.played.state[at]),
             ("real", real_tokens(model, seen, seen.after[at]), real[at]),
         ):
             gaps[name][at] = (model.physical_state(referees.reader(tokens)) - state) ** 2
@@ -254,7 +252,10 @@ def physics(model: WorldModel, referees: Referees, seen: Seen) -> Physics:
         apart[unit] = (float(np.sqrt(np.nanmean(mean["imagined"]))), float(np.sqrt(np.nanmean(mean["real"]))))
         ratio[unit] = ratio_of(mean["imagined"], mean["real"], _NOTHING)
     return Physics(
-        *(mean_of(share[name], _NOTHING) for name in ("outside", "outside_real", "fast", "fast_real")),
+        outside=mean_of(share["outside"], _NOTHING),
+        outside_real=mean_of(share["outside_real"], _NOTHING),
+        fast=mean_of(share["fast"], _NOTHING),
+        fast_real=mean_of(share["fast_real"], _NOTHING),
         apart=apart,
         ratio=ratio,
         curves={name: curve(share[name]) for name in ("outside", "fast")},

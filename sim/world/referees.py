@@ -220,8 +220,8 @@ def load_referees(folder: Path, model: WorldModel) -> Referees | None:
             said = file.metadata() or {}
         if said.get("format") != _FORMAT or said.get("eyes") != eyes_of(model):
             raise WorldFileError(
-                f"{path} was learnt for another model than the one beside it; remove it, and give the training "
-                "episodes with --learn-from"
+                f"{path} was learnt for another model than the one beside it; remove it, and give the "
+                "training episodes with --learn-from"
             )
         held = load_file(path)
         found = Referees(model, held["linear.scale"].shape[0])

@@ -208,10 +208,7 @@ class Rssm(nn.Module):
             held = self._forward(held, drawn, batch.action[:, decision])
             priors = self._priors(held)
             posterior = self._logits(self.posterior(torch.cat([held, embedded[:, decision + 1]], -1)))
-            if imagined:
-                drawn = _likeliest(priors.exp().mean(0))
-            else:
-                drawn = choose(posterior.exp())
+            drawn = _likeliest(priors.exp().mean(0)) if imagined else choose(posterior.exp())
             for kept, new in zip(every, (held, drawn, posterior, priors), strict=True):
                 kept.append(new)
         helds, drawns, posteriors, all_priors = every

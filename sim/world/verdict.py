@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .checks import OpenLoopError
 from .estimates import Estimate
 from .judging import Ranking, Reflector
@@ -34,7 +36,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Rule:
-    """A number that must be at least (or, not `above`, at most) a limit; `sure`: so must its interval's end."""
+    """A number at least (or, not `above`, at most) a limit; `sure`: and so is its interval's near end."""
 
     found: Estimate
     limit: float
@@ -91,7 +93,7 @@ def rules(findings: Findings) -> dict[str, tuple[_Rule, ...]]:
         ),
         _Rule(episode.precision, 0.7, "of what it calls a success only {} was one"),
     )  # fmt: skip
-    train = (*tells, *obeys)
+    train: tuple[_Rule, ...] = (*tells, *obeys)
     if findings.closed is not None:
         ranked = findings.closed.spearman
         train += (
@@ -134,12 +136,12 @@ def sentence(findings: Findings) -> str:
 def _remarks(findings: Findings) -> str:
     said = ""
     open_loop = findings.open_loop
-    last = len(open_loop.curves["tokens"]["world"].value)
+    last = int(np.isfinite(open_loop.curves["tokens"]["world"].value).sum())
     ahead = open_loop.ahead["tokens"]
     if ahead < last:
         said += (
-            f" It is surely better than a still frame and than a linear world for the first {ahead} of {last} "
-            "decisions ahead."
+            f" It is surely better than a still frame and than a linear world for the first {ahead} of "
+            f"{last} decisions ahead."
         )
     chance = findings.reflector.imagined["episode"].ece.value
     if chance is not None and chance > 0.1:
@@ -151,9 +153,9 @@ def _remarks(findings: Findings) -> str:
         )
     if findings.closed is None:
         said += (
-            " Whether it ranks policies as reality does is the number that decides about training inside, and "
-            "recordings alone cannot say it: give --env, --suite and --policies where there is a simulator, "
-            "or evaluate a policy trained inside on the robot early."
+            " Whether it ranks policies as reality does is the number that decides about training inside, "
+            "and recordings alone cannot say it: give --env, --suite and --policies where there is a "
+            "simulator, or evaluate a policy trained inside on the robot early."
         )
     elif len(findings.closed.names) < 4:
         said += f" Only {len(findings.closed.names)} policies were compared; with so few a rank says little."

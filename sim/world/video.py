@@ -183,6 +183,10 @@ class VideoDynamics(nn.Module):
         whole: Tensor = self.body(state).float().unflatten(-1, self.shape)
         return whole
 
+    def _stays(self, tokens: Tensor, state: Tensor, now: Tensor) -> Tensor:
+        """What would be seen if the robot went from `state` to `now` and nothing else changed."""
+        return tokens - self.usual(state) + self.usual(now)
+
     def _changes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of each member: tokens (K,B,T,C,n,d) and state (K,B,T,S), from the last layer (B,T,N,w)."""
         x = self.norm(x)
@@ -233,9 +237,8 @@ class VideoDynamics(nn.Module):
         seen, moved = self._changes(x[:, None])
         seen, moved = seen[:, :, 0], moved[:, :, 0]
         now = guess[:, 0] + moved.mean(0)
-        stays = memory.tokens - self.usual(memory.state) + self.usual(now)
         step = Step(
-            stays + seen.mean(0),
+            self._stays(memory.tokens, memory.state, now) + seen.mean(0),
             now,
             self._success(x[:, None], words)[:, 0],
             seen.var(0, correction=0).mean((1, 2, 3)).sqrt(),
@@ -245,35 +248,37 @@ class VideoDynamics(nn.Module):
 
     # ---- learning ------------------------------------------------------------------------------------
 
-    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Dynamics`."""
-        tokens, state = batch.tokens[:, :-1], batch.state[:, :-1]
-        x = self._embed(tokens, state, batch.action)
+    def _foretell(
+        self, tokens: Tensor, state: Tensor, action: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of stretches (B,T,...): members' tokens and states, the first guess of these, the last layer."""
+        x, guess = self._embed(tokens, state, action)
         for layer in self.layers:
             x = layer(x)
         seen, moved = self._changes(x)
-        return tokens + seen, state + moved
+        # With the robot where it was found to be next, so that its picture is of where it says it is.
+        now = (guess + moved.mean(0)).detach()
+        return self._stays(tokens, state, now) + seen, guess.detach() + moved, guess, x
+
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Dynamics`."""
+        tokens, states, _, _ = self._foretell(batch.tokens[:, :-1], batch.state[:, :-1], batch.action)
+        return tokens, states
 
     def losses(self, batch: Batch, imagined: bool) -> dict[str, Tensor]:
         """See `Dynamics`. Members of the ensemble see each window with weights of their own (bootstrap)."""
         tokens, state = batch.tokens[:, :-1], batch.state[:, :-1]
         if imagined:
             tokens, state = self._imagine(batch)
-        x, guess = self._embed(tokens, state, batch.action)
-        for layer in self.layers:
-            x = layer(x)
-        seen, moved = self._changes(x)
+        found, states, guess, x = self._foretell(tokens, state, batch.action)
         # Weights of 0, 1 or 2 for each member and window.
         share = torch.randint(0, 3, (self.ensemble, len(tokens), 1), device=tokens.device).float()
         known = batch.follows * share
         count = known.sum().clamp_min(1)
         # Squares: the median of what may happen to a token is that nothing does.
-        # With the robot where it was found to be next, so that its picture is of where it says it is.
-        now = guess.detach() + moved.mean(0).detach()
-        stays = tokens - self.usual(state) + self.usual(now)
-        off_tokens = (stays + seen - batch.tokens[:, 1:]).square().mean((3, 4, 5))
+        off_tokens = (found - batch.tokens[:, 1:]).square().mean((3, 4, 5))
         wanted = batch.state[:, 1:]
-        off_state = _near(guess.detach() + moved, wanted.expand_as(moved)) + _near(guess, wanted)
+        off_state = _near(states, wanted.expand_as(states)) + _near(guess, wanted)
         success = functional.binary_cross_entropy_with_logits(
             self._success(x, batch.words), batch.success, reduction="none"
         )

@@ -156,10 +156,7 @@ def test_one_step_at_a_time_is_the_whole_stretch_at_once(
     batch = batch_of(model, clips, tokens, clips.windows(frames, 2, 4))
     dynamics = model.dynamics
     with torch.no_grad():
-        x, _ = dynamics._embed(batch.tokens[:, :-1], batch.state[:, :-1], batch.action)
-        for layer in dynamics.layers:
-            x = layer(x)
-        whole = batch.tokens[:, :-1] + dynamics._changes(x)[0].mean(0)
+        whole = dynamics.predictions(batch)[0].mean(0)
         memory = dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
         for decision in range(4):
             # What was really seen, in the place of what was imagined.
