@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 from regrip.datasets.episode import Rollouts
 from regrip.datasets.starts import StartState, counter_generator
 from regrip.launch import environments
+from regrip.launch.algorithms import learn
 from regrip.launch.allocator import keep_memory
 from regrip.launch.config import load_preset
 from regrip.launch.experiment import TrainConfig
 from regrip.launch.practice import gather
-from regrip.launch.train import begin, learn
+from regrip.launch.train import begin
 from regrip.rewards.encoders import Preprocess
 from regrip.rewards.fit_image_text import ClipFit
 from regrip.rewards.open_clip_encoder import OpenClip, build

@@ -309,9 +309,7 @@ def has_expert(config: EnvConfig, task: str) -> bool:
 def contract(config: EnvConfig) -> RobotSpec:
     """What actions and observations mean there."""
     if config.name == "world":
-        from ..sim.world.files import describe
-
-        return RobotSpec.from_json(describe(Path(config.suite))["robot"])
+        return RobotSpec.from_json(_world(config)["robot"])
     if config.name in IN_PROCESS:
         from ..sim.tabletop.control import CONTROL_MODES
         from ..sim.tabletop.env import CAMERAS, robot_spec
@@ -355,19 +353,37 @@ def open_pool(config: EnvConfig, chunk_size: int, expert: bool = False) -> Pool:
     )
 
 
+def _world(config: EnvConfig) -> dict[str, Any]:
+    from ..sim.world.files import describe
+
+    return describe(Path(config.suite))
+
+
+def require_execute(config: EnvConfig, chunk_size: int) -> None:
+    """Refuse a number of actions by which an environment cannot go on.
+
+    Raises:
+        ValueError: it is a learned world of another.
+    """
+    if config.name != "world":
+        return
+    own = _world(config)["config"]["chunk"]
+    if chunk_size != own:
+        raise ValueError(
+            f"world {config.suite} goes on by {own} actions at a time, and {chunk_size} were "
+            f"asked for: set execute to {own}, or fit a model with --chunk {chunk_size}"
+        )
+
+
 def _open_world(config: EnvConfig, chunk_size: int, expert: bool) -> WorldEnv:
     from ..sim.world.env import WorldEnv
     from ..sim.world.files import load_world
 
+    require_execute(config, chunk_size)
     model, starts, _ = load_world(Path(config.suite), config.device)
     if expert:
         raise ValueError(
             f"world {config.suite}: nobody can demonstrate in an imagined world; use a simulator"
-        )
-    if chunk_size != model.config.chunk:
-        raise ValueError(
-            f"world {config.suite} goes on by {model.config.chunk} actions at a time, and {chunk_size} were "
-            f"asked for: set execute to {model.config.chunk}, or fit a model with --chunk {chunk_size}"
         )
     return WorldEnv(model, starts, num_slots=config.slots, **dataclasses.asdict(config.world))
 

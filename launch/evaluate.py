@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,11 @@ class Options:
         device: of the policy, and of genesis: `cpu` or `cuda`.
         videos: record the first so many start states of each task.
         out: result file; by default in runs/eval/.
+        select: ``world:MODEL``, a folder of `regrip world fit`: the policy is measured greedy, and again on
+            the same starts executing, of several chunks, the one that this world likes best.
+        candidates: chunks that it then chooses from at each decision; the greedy one is among them.
+        select_by: ``goal``, how near a chunk leads to the end of the success that began most like what is
+            seen; or ``reflector``, how likely success is on the way.
     """
 
     policy: tyro.conf.Positional[str]
@@ -162,10 +168,18 @@ class Options:
     device: str = "cpu"
     videos: int = 0
     out: Path | None = None
+    select: str = ""
+    candidates: int = 8
+    select_by: Literal["goal", "reflector"] = "goal"
 
     def __post_init__(self) -> None:
         if self.episodes_per_task < 1:
             raise ValueError(f"--episodes-per-task is {self.episodes_per_task}, expected at least 1")
+        if self.select and (self.mode != "both" or self.perturb != "none"):
+            raise ValueError(
+                f"--select with --mode {self.mode} and --perturb {self.perturb}: it measures greedy and "
+                "selected, undisturbed; leave out the others"
+            )
 
 
 def main(args: Sequence[str]) -> int:
@@ -190,10 +204,25 @@ def main(args: Sequence[str]) -> int:
 
         measure_robustness(config, policy, published, starts, options, kinds, out)
         return 0
-    modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
-    measurement, played = measure_modes(config, policy, published, starts, modes, options.policy)
+    modes: tuple[str, ...] = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
+    chooser: Actor | None = None
+    if options.select:
+        from .choosing import selecting
+
+        modes = ("greedy", "selected")
+        chooser = selecting(policy, options.select, options.candidates, options.select_by, options.device)
+    measurement, played = measure_modes(
+        config, policy, published, starts, modes, options.policy, chooser=chooser
+    )
+    if options.select:
+        said = {name: getattr(options, name) for name in ("select", "candidates", "select_by")}
+        measurement = dataclasses.replace(measurement, facts={**measurement.facts, **said})
     measurement.save(out)
     print_table(measurement)
+    if options.select:
+        from .choosing import print_gain
+
+        print_gain(measurement)
     print(f"result: {out}")
     if options.videos:
         from .videos import record
@@ -212,8 +241,11 @@ def measure_modes(
     modes: Sequence[str],
     policy_name: str,
     label: str = "",
+    chooser: Actor | None = None,
 ) -> tuple[Measurement, dict[str, Played]]:
     """Play one episode from each start state in each mode, in workers of its own.
+
+    In the mode ``selected`` it is `chooser` that acts, and samples what it chooses from.
 
     Raises:
         ContractError: if the policy is of another robot.
@@ -226,7 +258,8 @@ def measure_modes(
         )
         for mode in modes:
             with Progress(f"{label}{mode}") as bar:
-                played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+                actor = chooser if mode == "selected" and chooser is not None else policy
+                played[mode] = evaluate(pool, actor, starts, greedy=mode == "greedy", on_episode=bar.update)
     seconds = time.monotonic() - began
     return measure(config, published, policy.spec, played, policy_name=policy_name, seconds=seconds), played
 
@@ -333,11 +366,10 @@ def print_table(measurement: Measurement, console: Console | None = None) -> Non
 
 
 def default_out(published: Published, options: Options) -> Path:
-    name = published.path.resolve()
-    label = name.parent.name if name.name == "policy" else name.name
-    return (
-        Path("runs/eval") / f"{label}-{published.digest[:8]}-{Path(options.suite).stem}-{options.split}.json"
-    )
+    path = published.path.resolve()
+    label = path.parent.name if path.name == "policy" else path.name
+    name = f"{label}-{published.digest[:8]}-{Path(options.suite).stem}-{options.split}"
+    return Path("runs/eval") / f"{name}{'-selected' if options.select else ''}.json"
 
 
 def require_place(out: Path) -> None:

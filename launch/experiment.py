@@ -14,7 +14,7 @@ from ..datasets.protocols import Reward
 from ..rewards.monitors import Monitor
 from ..rewards.presets import preset_of
 from ..rewards.self_referential import SelfReferentialConfig
-from ..vla import grpo, mpo, ppo
+from ..vla import diwa, grpo, mpo, ppo, preference
 from ..vla.imitation import ImitationConfig
 from ..vla.pi0 import Pi0Policy
 from ..vla.policy import DecisionBatch
@@ -23,6 +23,8 @@ from ..vla.seeing import SeeingConfig
 from .checkpoint import CheckpointError
 from .environments import EnvConfig
 from .materials import JudgeConfig
+from .proposals import ProposalsConfig
+from .world_scores import WorldScores
 
 SIBLINGS = 4
 """Episodes from one decision that is tried again."""
@@ -44,11 +46,16 @@ class TrainConfig:
         real_share: share of an iteration's episodes that are played there, and not in imagination.
         data: sets that a node recorded: it learns from these instead of practising (MPO).
         algorithm: ``mpo`` (a critic of chunks and a replay; needs a frozen VLM), ``ppo`` (with a critic of
-            states) or ``grpo`` (groups that share a start state).
+            states), ``grpo`` (groups that share a start state), ``diwa`` (PPO on all denoising steps, held to
+            the base policy) or ``preference`` (of several chunks towards the one that leads to the best in a
+            learned world, which `env` must be; the reward is only watched).
         grpo: settings of GRPO.
         mpo: settings of MPO.
         imitation: of what a person drove in recorded episodes that succeeded, before MPO in each iteration.
         ppo: settings of PPO.
+        diwa: settings of DiWA.
+        preference: settings of the update from preferences.
+        proposals: which chunks that compares, and how.
         reward: by name; `regrip rewards list` shows all.
         reward_model: folder of what `regrip rewards fit` wrote, for the rewards that need one.
         judge: a vision-language model, for the rewards that ask one.
@@ -95,11 +102,14 @@ class TrainConfig:
     parting: float = 0.15
     real_share: float = 0.0
     data: tuple[str, ...] = ()
-    algorithm: Literal["grpo", "mpo", "ppo"] = "ppo"
+    algorithm: Literal["grpo", "mpo", "ppo", "diwa", "preference"] = "ppo"
     grpo: grpo.GrpoConfig = field(default_factory=grpo.GrpoConfig)
     mpo: mpo.MpoConfig = field(default_factory=mpo.MpoConfig)
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
+    diwa: diwa.DiwaConfig = field(default_factory=diwa.DiwaConfig)
+    preference: preference.PreferenceConfig = field(default_factory=preference.PreferenceConfig)
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     reward: str = "self_referential"
     reward_model: str = ""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -155,6 +165,16 @@ class TrainConfig:
                 f"mpo.anchor {self.mpo.anchor} with see_before {list(self.see_before)}: a VLM that learns on "
                 "the way shows the base policy what it never learnt to read; leave out one of them"
             )
+        if self.algorithm in ("diwa", "preference") and self.see_before:
+            raise ValueError(
+                f"algorithm {self.algorithm!r} with see_before {list(self.see_before)}: a VLM that learns on "
+                "the way shows the base policy what it never learnt to read; leave out see_before"
+            )
+        if self.algorithm == "preference" and self.env.name != "world":
+            raise ValueError(
+                f"algorithm 'preference' with env.name {self.env.name!r}: it compares imagined "
+                "chunks, and needs a learned world; give --env world:MODEL, a folder of `regrip world fit`"
+            )
         if self.data and (self.algorithm != "mpo" or self.branches or self.background):
             raise ValueError(
                 f"data with algorithm {self.algorithm!r}: what a node recorded is learnt from by 'mpo' "
@@ -198,8 +218,9 @@ class Run:
     """Everything that changes while a run goes on, and nothing else: what a checkpoint holds.
 
     MPO's replay is saved beside the checkpoints, each iteration's part once (`RunDirectory.replay`). Episodes
-    that wait for their reward are not saved, nor is the policy that MPO's anchor holds to: it is the one the
-    run began with, found again by its name, and `base` (its digest) says whether it is still the same.
+    that wait for their reward are not saved, nor is the policy that MPO's anchor holds to, or that DiWA and
+    preferences measure from (`reference`): it is the one the run began with, found again by its name, and
+    `base` (its digest) says whether it is still the same. `scores` is read from the world model's folder.
     Random numbers are not in it: every draw is keyed by seed, iteration, episode and decision.
     """
 
@@ -209,6 +230,8 @@ class Run:
     sampler: StartSampler
     learner: mpo.Learner | None = None
     base: str = ""
+    reference: Pi0Policy | None = None
+    scores: WorldScores | None = None
     monitor: Monitor = field(default_factory=Monitor)
     waiting: list[Rollouts] = field(default_factory=list)
     recorded: Rollouts | None = None
@@ -253,8 +276,8 @@ class Run:
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
-        anchored = self.learner is not None and self.learner.base is not None
-        if anchored and meta["base"] != self.base:
+        held = self.reference if self.learner is None else self.learner.base
+        if held is not None and meta["base"] != self.base:
             raise CheckpointError(
                 f"the run is anchored to a base policy with digest {meta['base']}, and its configuration's "
                 f"`policy` has digest {self.base} now: put back the policy it began with, or begin a new run"

@@ -24,6 +24,7 @@ from ..vla.policy import flatten
 from ..vla.sampler import NUM_INDICES
 from ..vla.seeing import see, with_execute
 from . import environments
+from .algorithms import actor_of
 from .experiment import SIBLINGS, Run, TrainConfig
 from .progress import Progress
 from .recorded import load_recorded, load_shown
@@ -37,18 +38,6 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
     if config.final_noise_level is None:
         return first
     return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
-
-
-def set_learning_rate(config: TrainConfig, run: Run) -> None:
-    """The policy's, for this iteration: its optimiser's first group, whatever the algorithm."""
-    rates = {
-        "grpo": config.grpo.learning_rate,
-        "mpo": config.mpo.learning_rate,
-        "ppo": config.ppo.learning_rate,
-    }
-    first = rates[config.algorithm]
-    share = run.iteration / max(1, config.iterations - 1)
-    run.optimizer.param_groups[0]["lr"] = first * (1.0 + (config.final_learning_rate - 1.0) * share)
 
 
 def assist(config: TrainConfig, iteration: int) -> float:
@@ -176,7 +165,7 @@ def play(
         if env is None or first == last:
             continue
         rollouts, stats = collect(
-            env, run.policy, starts[first:last], groups[first:last],
+            env, actor_of(config, run.policy), starts[first:last], groups[first:last],
             run_key=key if env is pool else (*key, "real"), greedy=False, policy_version=run.iteration,
         )  # fmt: skip
         invalid += stats.num_invalid

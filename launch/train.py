@@ -20,14 +20,13 @@ from ..datasets.statistics import Rate
 from ..rewards.asynchronous import Asynchronous
 from ..rewards.embedding import Encoder, PixelDownsample, SimulatorState
 from ..rewards.presets import Materials, build
-from ..vla import grpo, mpo, ppo
-from ..vla.imitation import imitate
 from ..vla.pi0 import Pi0Policy
 from ..vla.policy_files import save_policy
 from ..vla.sampler import StartSampler
 from ..vla.vision import VisionTower
 from . import environments
 from .alarms import keep_alarms
+from .algorithms import actor_of, gamma_of, learn, prepare, set_learning_rate
 from .checkpoint import CHECKPOINTS, Published, load, load_latest, open_published, publish, save_checkpoint
 from .config import load_config, parse_with_preset, save_config, to_dict
 from .evaluate import eval_starts, evaluate, measure
@@ -35,7 +34,7 @@ from .experiment import Run, TrainConfig
 from .materials import open_judge
 from .metrics import MetricsWriter
 from .policies import open_policy
-from .practice import assist, describe, gather, look_closer, noise_level, set_learning_rate
+from .practice import assist, describe, gather, look_closer, noise_level
 from .progress import Progress
 from .provenance import code_version, command_line
 from .report import write_report
@@ -95,23 +94,6 @@ def train(
             clock.lap("save")
             bar.update(run.iteration, config.iterations, progress_note(row))
         return not stop
-
-
-def learn(config: TrainConfig, run: Run, rollouts: Rollouts, reward: RewardSignal) -> dict[str, float]:
-    """Improve the policy from scored episodes."""
-    if not len(rollouts):  # no group of this iteration had a difference to learn from
-        return {}
-    torch.set_num_threads(config.threads)
-    key = ("learn", config.seed, run.iteration)
-    if config.algorithm == "ppo":
-        return ppo.update(run.policy, run.optimizer, rollouts, reward.value, config.ppo, key, run.iteration)
-    if run.learner is not None:
-        shown = {} if run.shown is None else imitate(run.policy, run.shown, config.imitation, key)
-        return shown | mpo.update(
-            run.policy, run.learner, run.optimizer, rollouts, reward.value, config.mpo, key
-        )
-    returns = reward.value.sum((1, 2))
-    return grpo.update(run.policy, run.optimizer, rollouts, returns, config.grpo, key)
 
 
 def watch(run: Run, rollouts: Rollouts, reward: RewardSignal, folder: RunDirectory) -> dict[str, float]:
@@ -358,24 +340,20 @@ def begin(config: TrainConfig) -> Run:
         environments.contract(env).require_match(
             policy.spec, f"environment {env.name}/{env.suite}", f"policy {published.path}"
         )
+    environments.require_execute(config.env, policy.execute)
     policy.pi0.model.vlm.requires_grad_(config.train_vlm)
     reward = build(config.reward, materials(config, policy))[1]
     if config.background:
         reward = Asynchronous(
             reward, queue_size=4 * config.groups * config.group_size, run=f"seed {config.seed}"
         )
-    learner = None
-    if config.algorithm == "ppo":
-        optimizer = ppo.optimizer(policy, config.ppo)
-    elif config.algorithm == "mpo":
-        learner = mpo.Learner.of(policy, config.seed, config.mpo.anchor)
-        optimizer = mpo.optimizer(policy, learner, config.mpo)
-    else:
-        optimizer = grpo.optimizer(policy, config.grpo)
+    kept = prepare(config, policy)
     sampler = StartSampler(
         environments.task_names(config.env), config.groups, config.seed, config.sampler, family=config.seed
     )
-    return Run(policy, optimizer, reward, sampler, learner, published.digest)
+    return Run(
+        policy, kept.optimizer, reward, sampler, kept.learner, published.digest, kept.reference, kept.scores
+    )
 
 
 def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:
@@ -385,10 +363,9 @@ def materials(config: TrainConfig, policy: Pi0Policy) -> Materials:
         "pixels": PixelDownsample,
         "state": SimulatorState,
     }
-    step = {"mpo": config.mpo.gamma, "ppo": config.ppo.gamma, "grpo": 1.0}[config.algorithm]
     return Materials(
         run=f"seed {config.seed}",
-        gamma=step**policy.execute,
+        gamma=gamma_of(config) ** policy.execute,
         camera=policy.cameras[0],
         encoder=encoders[config.encoder](),
         model=Path(config.reward_model) if config.reward_model else None,
@@ -408,12 +385,13 @@ def measure_and_film(
     """Evaluate on the test split, greedy and sampled, and film the first start of each task."""
     torch.set_num_threads(1)
     policy, published = open_as_practised(config, policy_name)
+    actor = actor_of(config, policy)
     starts = eval_starts(environments.task_names(config.env), "test", config.test_episodes)
     began = time.monotonic()
     played = {}
     for mode in ("greedy", "sampled"):
         with Progress(f"test {when}, {mode}") as bar:
-            played[mode] = evaluate(pool, policy, starts, greedy=mode == "greedy", on_episode=bar.update)
+            played[mode] = evaluate(pool, actor, starts, greedy=mode == "greedy", on_episode=bar.update)
         print(f"{when}, {mode}: {played[mode].outcomes.rate}", flush=True)
     if config.videos and where.name != "world":  # nothing else could be drawn there than what it imagines
         record(where, played["greedy"], folder.videos / when, config.videos)

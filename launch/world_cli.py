@@ -1,4 +1,4 @@
-"""`regrip world`: learn a world from recorded episodes, and see whether it can be trusted."""
+"""`regrip world`: learn a world from recorded episodes, see whether to trust it, make it obey better."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("world_fit", "learn a world model from recorded episodes"),
     "check": ("world_check", "measure on unseen episodes what it is good for, and what not"),
+    "improve": ("world_improve", "post-train it, so that commands can be read off what it imagines"),
 }
 
 

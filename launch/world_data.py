@@ -16,7 +16,9 @@ _PHASES = {
     "reading": "reading episodes",
     "eyes": "learning to see",
     "looking": "looking at all frames",
+    "body": "learning the robot's own picture",
     "world": "learning the world",
+    "rewarded": "learning to obey",
     "inverse": "learning to read commands",
     "reader": "learning to read states",
 }

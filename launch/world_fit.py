@@ -17,6 +17,7 @@ from ..sim.world.checks import imagine
 from ..sim.world.config import WorldConfig
 from ..sim.world.files import ABOUT, save_world
 from ..sim.world.fit import encode, fit, split
+from ..sim.world.goals import goals_of
 from ..sim.world.held import card_of, take
 from ..sim.world.judging import reflector
 from ..sim.world.referees import fit_referees, save_referees
@@ -26,6 +27,7 @@ from .durable import StorageError, explain
 from .evaluate import require_place
 from .provenance import code_version, command_line
 from .world_data import Bars, read, starts_named
+from .world_scores import GOALS
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def main(args: Sequence[str]) -> int:
         referees = fit_referees(
             model, clips, tokens, train, steps=options.referee_steps, seed=config.seed, on_step=bars
         )
+    goals = goals_of(model, clips, tokens)
     unseen = take(clips, held)
     verdicts = reflector(model, imagine(model, referees, unseen, encode(model, unseen))).imagined["episode"]
     seconds = round(time.monotonic() - began, 1)
@@ -91,6 +94,7 @@ def main(args: Sequence[str]) -> int:
     try:
         save_world(options.out, model, starts_of(clips, config), card)
         save_referees(options.out, referees, model)
+        goals.save(options.out / GOALS)
     except OSError as error:
         raise explain(error, "write", options.out) from error
     print(

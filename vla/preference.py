@@ -168,6 +168,19 @@ def pair(
     return Pairs(batch.take(kept), worse[kept], torch.from_numpy(margin).float()[kept])
 
 
+def require_flow(policy: Pi0Policy) -> None:
+    """Refuse a policy that has no velocities to compare.
+
+    Raises:
+        ValueError: if it has no flow head.
+    """
+    if policy.settings.head != "flow":
+        raise ValueError(
+            f"flow-DPO compares velocities; this policy has head {policy.settings.head!r}: give one with a "
+            "flow head"
+        )
+
+
 def optimizer(policy: Pi0Policy, config: PreferenceConfig) -> torch.optim.Optimizer:
     value = {id(parameter) for parameter in policy.critic.parameters()}
     actor = [p for p in policy.parameters() if p.requires_grad and id(p) not in value]
@@ -196,8 +209,9 @@ def update(
     config: PreferenceConfig,
     key: tuple[str | int, ...],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    reference: Pi0Policy | None = None,
 ) -> dict[str, float]:
-    """Learn from pairs; the reference is the policy as it comes in.
+    """Learn from pairs.
 
     Args:
         policy: with a flow head; improved in place.
@@ -206,6 +220,8 @@ def update(
         config: settings.
         key: names this update; order, noises and times depend on it and on nothing else.
         progress: called with optimiser steps done and planned.
+        reference: what better and worse are measured from: `frozen.frozen_copy` of the policy the run began
+            with; None takes the policy as it comes in.
 
     Returns:
         Metrics: ``loss_first`` and ``loss_last`` of the steps; ``accuracy``, the share of comparisons in
@@ -216,14 +232,10 @@ def update(
     Raises:
         ValueError: if the policy has no flow head.
     """
-    if policy.settings.head != "flow":
-        raise ValueError(
-            f"flow-DPO compares velocities; this policy has head {policy.settings.head!r}: give one with a "
-            "flow head"
-        )
+    require_flow(policy)
     if not len(pairs):
         return {"pairs": 0.0}
-    reference, device = frozen_copy(policy), policy.device
+    reference, device = frozen_copy(policy) if reference is None else reference, policy.device
     actor = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     same_eyes = not any(parameter.requires_grad for parameter in policy.pi0.model.vlm.parameters())
     batch = pairs.better

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from regrip.launch import environments
-from regrip.launch.checkpoint import CheckpointError, load_latest, publish
+from regrip.launch.checkpoint import CheckpointError, publish
 from regrip.launch.config import from_dict
-from regrip.launch.experiment import Run, TrainConfig
+from regrip.launch.experiment import TrainConfig
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import AskedToStop, begin, load_replay, train
+from regrip.launch.train import begin
 from regrip.vla.policy_files import load_policy, save_policy
+
+from .resuming import go_on, same_bits
 
 torch.set_num_threads(1)
 
@@ -41,23 +42,6 @@ ANCHORED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def go_on(config: TrainConfig, folder: RunDirectory, until: int) -> Run:
-    """As `post_train` does between its evaluations; stopped after iteration `until` by a hand on the loop."""
-    run = begin(config)
-    checkpoint = load_latest(folder.checkpoints)
-    if checkpoint is not None:
-        run.load(checkpoint.tensors, checkpoint.meta)
-        load_replay(config, run, folder)
-    # The noise level falls over all iterations, so the run is stopped rather than configured to be shorter.
-    with (
-        environments.open_pool(config.env, run.policy.execute) as pool,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(AskedToStop, "__bool__", lambda self: run.iteration >= until)
-        train(config, run, pool, folder)
-    return run
-
-
 def test_resumed_the_weights_are_the_same_bits(tiny_policy: Path, tmp_path: Path) -> None:
     config = from_dict(TrainConfig, {**ANCHORED, "policy": str(tiny_policy)})
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
@@ -66,11 +50,8 @@ def test_resumed_the_weights_are_the_same_bits(tiny_policy: Path, tmp_path: Path
     straight = go_on(config, whole, 2)
     go_on(config, parted, 1)
     resumed = go_on(config, parted, 2)
-    assert straight.iteration == resumed.iteration == 2
-    first, second = straight.tensors(), resumed.tensors()
-    assert first.keys() == second.keys()
-    pairs = {name: (torch.as_tensor(first[name]), torch.as_tensor(second[name])) for name in first}
-    assert [name for name, pair in pairs.items() if not torch.equal(*pair)] == []
+    assert straight.iteration == 2
+    same_bits(straight, resumed)
 
     base = load_policy(tiny_policy).weights()
     assert resumed.learner is not None

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from latent_toy import CHUNK, SPEC, batch, config
+from latent_toy import SPEC, batch, config
 from torch import Tensor
 
 from regrip.sim.world.dynamics import Batch
