@@ -1,7 +1,7 @@
-"""Success over real middleware: the arm is another process, in simulated time; `benchmarks/node.py transports`.
+"""Success over real middleware (`benchmarks/node.py transports`): the arm is another process.
 
-ROS 1 needs `make ros1`, DDS regrip[ros]. The arm's clock runs at a factor of real time, so that a busy machine
-makes nobody late: what is measured is the transport, not the machine.
+ROS 1 needs `make ros1`, DDS regrip[ros]. The arm's clock runs at a factor of real time, so that a busy
+machine makes nobody late: what is measured is the transport, not the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ class OverNetwork:
     Attributes:
         success: of each start.
         steps: actions executed in each.
-        path: of each start, (T, 1 + joints): simulated time since the first command, and where the joints were.
+        path: of each start, (T, 1 + joints): simulated time since the first command, and the joints.
         latency: p50 and p95 from request to answer, simulated seconds.
         ticks: of the node; late: those that began more than half a period late.
     """
