@@ -2,10 +2,12 @@
 
     python benchmarks/node.py overhead
     python benchmarks/node.py parity --per-task 20
+    python benchmarks/node.py transports --per-task 5 --factor 0.5
     python benchmarks/node.py soak --minutes 60
 
 `overhead`: milliseconds from the last observation to the command, the policy's own time excluded, in process.
 `parity`: success of the demo checkpoint through the node against direct evaluation, paired on start states.
+`transports`: likewise, with the arm in another process behind ROS 1 and DDS, in simulated time.
 `soak`: simulated time on the tabletop arm with random faults; memory and every limit are watched.
 """
 
@@ -113,6 +115,35 @@ def parity(per_task: int, only: str) -> None:
         print(f"{'':34} counted: {driven.counters}", flush=True)
 
 
+def transports(per_task: int, only: str, factor: float) -> None:
+    """What a person beside the arm would count, against direct evaluation and the node in process."""
+    import node_transports as remote  # only here: it wants the middlewares
+
+    starts = eval_starts(tasks(), "select", per_task)
+    policy, _ = open_policy("demo")
+    config = from_dict(
+        EnvConfig, {"name": "tabletop", "suite": "demo", "workers": 1, "slots": 16}, "benchmark"
+    )
+    with environments.open_pool(config, policy.execute) as pool:
+        direct = evaluate(pool, policy, starts, greedy=True).outcomes
+    print(f"{'direct':10} {direct.rate}", flush=True)
+    robot = load_robot("tabletop")
+    within = through_node(robot, "receding", None, starts)
+    print(f"{'in process':10} {within.rate}\n{'':10} {paired_difference(direct.success, within.success)}")
+    schedule = dataclasses.replace(robot.core.schedule, execute=policy.execute)
+    robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
+    for network in remote.NETWORKS:
+        if only and only != network:
+            continue
+        found = remote.over(network, robot, NodePolicy(policy), policy.spec, starts, factor)
+        print(f"{network:10} {found.rate}")
+        for name, other in (("direct", direct.success), ("in process", within.success)):
+            print(f"{'':10} against {name}: {paired_difference(other, found.success)}")
+        p50, p95 = found.latency
+        print(f"{'':10} answers after {1e3 * p50:.0f} ms (p50), {1e3 * p95:.0f} ms (p95), simulated")
+        print(f"{'':10} {found.late} of {found.ticks} ticks late; counted: {found.counters}", flush=True)
+
+
 class Watch:
     """Rebuilds what the joints were sent, row by row, and keeps the largest share of any limit."""
 
@@ -216,9 +247,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("overhead", "parity", "soak"))
+    parser.add_argument("what", choices=("overhead", "parity", "transports", "soak"))
     parser.add_argument("--per-task", type=int, default=20)
-    parser.add_argument("--only", default="", help="of parity: rows whose name holds this")
+    parser.add_argument("--only", default="", help="of parity: rows whose name holds this; or a network")
+    parser.add_argument("--factor", type=float, default=0.5, help="of transports: simulated seconds in one")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -227,6 +259,8 @@ def main() -> None:
         overhead()
     elif options.what == "parity":
         parity(options.per_task, options.only)
+    elif options.what == "transports":
+        transports(options.per_task, options.only, options.factor)
     else:
         soak(options.minutes, options.seed)
 

@@ -38,6 +38,9 @@ COMPRESSED = Topics(
 )
 
 
+# Who drives the arm when it is put elsewhere still sends it to the old place; it heeds them again when it has
+# heard nothing for so long.
+_QUIET_S = 0.1
 _CATCH_UP = 10  # ticks: behind by more, the arm is slower than time
 
 
@@ -107,6 +110,7 @@ class Truth:
         invalid: the physics blew up since.
         commands: trajectories obeyed since the process began.
         refused_commands: trajectories that made no sense.
+        unheeded: trajectories that came right after a reset, meant for the place before it.
         watchdog: how often the arm stopped because nobody spoke.
         fastest: the greatest step between rows of a command, rad or m per second.
     """
@@ -122,6 +126,7 @@ class Truth:
     invalid: bool = False
     commands: int = 0
     refused_commands: int = 0
+    unheeded: int = 0
     watchdog: int = 0
     fastest: float = 0.0
 
@@ -152,6 +157,7 @@ class SimRobot:
         self._inbox: deque[tuple[str, Any]] = deque(maxlen=100)
         self._pictures: dict[str, Any] = {}
         self._next_picture = self._next_truth = 0.0
+        self._quiet_at = 0.0
         self._random = np.random.default_rng(0)
 
     def hear(self, message: Any) -> None:
@@ -213,6 +219,10 @@ class SimRobot:
             over.wait(max(0.0, due - time.monotonic()))
 
     def _follow(self, message: Any) -> None:
+        if self.robot.time < self._quiet_at:
+            self._quiet_at = self.robot.time + _QUIET_S
+            self.truth.unheeded += 1
+            return
         try:
             names, rows, times = ros_messages.trajectory_rows(message)
             if not len(rows):
@@ -236,6 +246,7 @@ class SimRobot:
             if order["do"] == "reset":
                 self.robot.reset(StartState(*(order[key] for key in ("task", "split", "index", "seed"))))
                 self._pictures.clear()
+                self._quiet_at = self.robot.time + _QUIET_S
             elif order["do"] == "tamper":
                 self.tampering = Tampering(**order["with"])
             elif order["do"] == "say":

@@ -28,7 +28,8 @@ from .schedule import Schedule, ScheduleConfig
 Vector = NDArray[np.float64]
 
 _LONGEST_STOP_S = 3.0
-# An arm at rest this near (rad or m) to what it was sent hangs by its own weight; farther, it was moved.
+# An arm at rest this near (rad or m) to what it was sent hangs by its own weight; farther, it was moved, or a
+# network that was cut lost commands. The two look alike from here, so a person has to look.
 _SAG = 0.05
 # A gripper's fingers are measured a little beyond their ends.
 _GRIPPER_MARGIN = 0.1
@@ -656,7 +657,7 @@ class Core:
             worst = int(np.argmax(apart))
             return (
                 f"{self.config.joints[worst].name} is {apart[worst]:.2f} from where it was left: moved by "
-                "another, or wrongly measured; look, then enable again"
+                "another, wrongly measured, or what it was sent last never came; look, then enable again"
             )
         full = self.gate.measured
         if self.gripper is None or not self.config.gripper_joint or full is None:

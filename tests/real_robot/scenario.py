@@ -264,7 +264,19 @@ def _tampering(p: Player) -> None:
     p.wait(p.bench.tamper(silent=["front", "wrist", "joints"], deaf=True))
     p.wait(lambda: p.bench.truth.watchdog > fired)
     dog = p.bench.truth.watchdog > fired
-    p.stops("network cut", "old", lambda: p.wait(p.bench.tamper()))
+
+    def healed() -> None:
+        p.wait(p.bench.tamper())
+        p.node.run(
+            lambda tick: (
+                tick.state == "inactive" or (tick.command is not None and tick.command.kind == "move")
+            ),
+            p.patience_s,
+        )
+        if "from where it was left" in p.core.reason:  # what was sent into the cut never came: a person looks
+            p.enable()
+
+    p.stops("network cut", "old", healed)
     p.row("network cut: the robot's own watchdog", dog, f"fired {p.bench.truth.watchdog - fired} times")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -421,6 +422,26 @@ def test_an_arm_that_is_blocked_has_to_be_enabled_again() -> None:
     rig.start(10)
     rig.joints = lambda joints: replace(joints, position=np.array([0.0, -0.4, 0.0]))
     rests(rig, "inactive", "from where it was sent: blocked", ticks=30)
+
+
+def test_an_arm_whose_commands_were_lost_goes_on_from_where_it_stopped_when_somebody_has_looked() -> None:
+    rig = Rig(config(gate=GateConfig(max_age_s=0.6)))
+    rig.start()
+    rig.joints, rig.frame = None, dict.fromkeys(rig.frame)
+    kept, rig.rows = rig.rows, deque()
+    rig.take = rig.ticks.append  # type: ignore[method-assign]  # the network is cut: nothing that is sent comes
+    for row in kept:  # the arm stops by itself, at the end of what it was told last
+        rig.at = row
+    rig.path = [rig.at.copy()]
+    rig.tick(30)
+    del rig.take
+    left = rig.core.limiter.position
+    assert left is not None
+    assert np.abs(left - rig.at).max() > 0.05
+    rig.joints, rig.frame = lambda joints: joints, dict.fromkeys(rig.frame, lambda frame: frame)
+    rests(rig, "inactive", "from where it was left", "or what it was sent last never came")
+    rig.core.on_enable(True, rig.now)
+    moves(rig)
 
 
 def test_an_arm_that_was_moved_while_it_held_begins_from_where_it_is_when_somebody_has_looked() -> None:

@@ -1,0 +1,243 @@
+"""Success over real middleware (`benchmarks/node.py transports`): the arm is another process.
+
+ROS 1 needs `make ros1`, DDS regrip[ros]. The arm's clock runs at a factor of real time, so that a busy
+machine makes nobody late: what is measured is the transport, not the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from regrip.datasets.starts import StartState
+from regrip.datasets.statistics import Rate
+from regrip.launch.robot_config import RobotConfig, make_core, open_arm
+from regrip.launch.sim_robot import ORDERS, TRUTH, Truth
+from regrip.real_robot.dds import DdsConfig, Participant
+from regrip.real_robot.messages import Command, Joints, Policy, Tick, Transport
+from regrip.real_robot.node import Node
+from regrip.real_robot.topics import CONTROL
+from regrip.real_robot.transports.dds import dds_transport
+from regrip.real_robot.transports.ros1 import Ros1, import_rospy
+
+_PATIENCE_S = 20.0  # of simulated time, for whatever must happen
+_LAST_S = 0.2  # after the last action was sent: it is done, and the robot has said how it ended
+
+
+class Person:
+    """Who stands beside the arm: puts things where an episode begins, and sees how it ends.
+
+    Args:
+        send: puts the text of an order on its way to the arm's process; what is so comes to `hear`.
+    """
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send, self._orders, self.truth = send, 0, Truth()
+
+    def hear(self, text: str) -> None:
+        self.truth = Truth(**json.loads(text))
+
+    def reset(self, start: StartState) -> Callable[[], bool]:
+        """Order it; the answer tells whether it has been obeyed."""
+        self._orders += 1
+        number = self._orders
+        where = {"task": start.task, "split": start.split, "index": start.index, "seed": start.seed}
+        self._send(json.dumps({"id": number, "do": "reset", **where}))
+        return lambda: self.truth.order >= number
+
+
+@dataclass
+class OverNetwork:
+    """What came of it.
+
+    Attributes:
+        success: of each start.
+        steps: actions executed in each.
+        path: of each start, (T, 1 + joints): simulated time since the first command, and the joints.
+        latency: p50 and p95 from request to answer, simulated seconds.
+        ticks: of the node; late: those that began more than half a period late.
+    """
+
+    success: list[bool] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    path: list[np.ndarray] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    latency: tuple[float, float] = (np.nan, np.nan)
+    ticks: int = 0
+    late: int = 0
+
+    @property
+    def rate(self) -> Rate:
+        return Rate(sum(self.success), len(self.success))
+
+
+@contextlib.contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process, ended by its own id whatever happens."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.contextmanager
+def ros1(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+    """A master and the arm on it; the second is to be called when the transport is connected."""
+    with tempfile.TemporaryDirectory() as home:
+        port = free_port()
+        os.environ |= {"ROS_MASTER_URI": f"http://127.0.0.1:{port}", "ROS_IP": "127.0.0.1", "ROS_HOME": home}
+        module = "regrip.launch.robot_ros1"
+        options = ("--sim-time", "--factor", str(factor))
+        rosgraph = (import_rospy(), importlib.import_module("rosgraph"))[1]
+        with running("rosmaster", "--core", "-p", str(port)):
+            _until(lambda: rosgraph.is_master_online(), "rosmaster does not answer")
+            with running(sys.executable, "-m", module, *options):
+                params = rosgraph.Master("/benchmark")
+                _until(lambda: params.hasParam("/use_sim_time"), "the arm does not appear")
+                yield Ros1(robot.topics, robot.topics.cameras, robot.joint_names, "gripper"), _ros1_person
+
+
+def _ros1_person() -> Person:
+    rospy, std = import_rospy(), importlib.import_module("std_msgs.msg")
+    publisher = rospy.Publisher(ORDERS, std.String, queue_size=10, tcp_nodelay=True)
+    person = Person(lambda text: publisher.publish(std.String(text)))
+    rospy.Subscriber(TRUTH, std.String, lambda message: person.hear(message.data))
+    _until(lambda: publisher.get_num_connections() and person.truth.names, "the arm does not appear")
+    return person
+
+
+@contextlib.contextmanager
+def dds(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+    """The arm over Cyclone DDS, on this machine alone."""
+    config = DdsConfig(domain=77, loopback_only=True)
+    participants: list[Participant] = []
+
+    def person() -> Person:
+        participant = Participant("person", config)
+        participants.append(participant)
+        orders = participant.advertise(ORDERS, "std_msgs/String", CONTROL)
+        made = Person(lambda text: orders.publish(participant.make("std_msgs/String", data=text)))
+        participant.listen(TRUTH, "std_msgs/String", CONTROL, lambda message: made.hear(message.data))
+        participant.start()
+        _until(lambda: orders.matched and made.truth.names, "the arm does not appear")
+        return made
+
+    options = ("--sim-time", "--factor", str(factor), "--domain", str(config.domain))
+    cameras, joints = robot.topics.cameras, robot.joint_names
+    with running(sys.executable, "-m", "regrip.launch.robot_dds", *options):
+        try:
+            yield (
+                dds_transport(robot.topics, cameras, joints, "gripper", config=config, sim_time=True),
+                person,
+            )
+        finally:
+            for participant in participants:
+                participant.close()
+
+
+NETWORKS = {"ros1": ros1, "dds": dds}
+
+
+def _until(true: Callable[[], Any], otherwise: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit(otherwise)
+        time.sleep(0.05)
+
+
+def over(
+    network: str, robot: RobotConfig, policy: Policy, spec: Any, starts: Sequence[StartState], factor: float
+) -> OverNetwork:
+    """One episode from each start state; one node for all, as beside a real arm."""
+    found = OverNetwork()
+    rows: list[tuple[float, np.ndarray]] = []
+
+    def watch(what: object) -> None:
+        if isinstance(what, Joints):
+            rows.append((what.stamp, what.position))
+
+    with NETWORKS[network](robot, factor) as (transport, person_of):
+        core = make_core(robot, spec, open_arm(robot), "")
+        node = Node(core, transport, policy, watchers=(watch,))
+        node.connect()
+        try:
+            person = person_of()
+            core.configure()
+            for start in starts:
+                began = _episode(node, person, start, rows)
+                found.success.append(person.truth.success and not person.truth.invalid)
+                found.steps.append(core.schedule.step)
+                path = [np.append(stamp - began, joints) for stamp, joints in list(rows) if stamp >= began]
+                found.path.append(np.array(path))
+            found.counters, found.ticks, found.late = core.counters, node.figures.ticks, node.figures.late
+            found.latency = (
+                float(np.quantile(core.schedule.latencies, 0.5)),
+                float(np.quantile(core.schedule.latencies, 0.95)),
+            )
+        finally:
+            node.close()
+    return found
+
+
+def _episode(node: Node, person: Person, start: StartState, rows: list[tuple[float, np.ndarray]]) -> float:
+    """Returns the simulated time of the first command."""
+    core, transport = node.core, node.transport
+    begun: list[float] = []
+
+    def at_rest(tick: Tick) -> bool:
+        return tick.command is None
+
+    def over(tick: Tick) -> bool:
+        command: Command | None = tick.command
+        if command is not None and command.kind == "move" and not begun:
+            begun.append(tick.now)
+        return person.truth.success or person.truth.invalid or core.schedule.step >= person.truth.max_steps
+
+    with node.lock:
+        core.on_enable(False, transport.now())
+    # Not before the arm is told nothing more: what is still sent to the old place would throw it there.
+    node.run(at_rest, _PATIENCE_S)
+    node.run(seconds=_LAST_S)
+    obeyed = person.reset(start)
+    node.run(lambda tick: obeyed(), _PATIENCE_S)
+    rows.clear()
+    node.run(seconds=0.5)
+    node.run(lambda tick: not core.gate.fault(transport.now()), _PATIENCE_S)
+    with node.lock:
+        core.on_task(person.truth.instruction, transport.now())
+        core.on_enable(True, transport.now())
+    if core.state != "active":
+        raise SystemExit(f"{start}: {core.reason}")
+    node.run(over, 2 * person.truth.max_steps / core.rate_hz + _PATIENCE_S)
+    with node.lock:
+        core.on_enable(
+            False, transport.now()
+        )  # the next tick brings it to rest; the last action is done by then
+    node.run(lambda tick: person.truth.success, _LAST_S)
+    return begun[0] if begun else transport.now()
