@@ -89,7 +89,7 @@ def log_density(sample: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 
 
 def judge(batch: Batch, following: Tensor, agreement: Agreement) -> Tensor:
-    """How each chunk agrees with the frames (B,L,C,n,d) said to follow it: (B,L), 0 where `follows` is not."""
+    """How each chunk agrees with the frames (B,L,C,n,d) said to follow it: (B,L), 0 unless `follows`."""
     rows = batch.follows
     found = following.new_zeros(rows.shape)
     if rows.any():
