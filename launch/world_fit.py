@@ -15,7 +15,7 @@ from ..datasets.starts import refuse_test
 from ..sim.world.calibrate import calibrate
 from ..sim.world.checks import imagine
 from ..sim.world.config import WorldConfig
-from ..sim.world.files import ABOUT, save_world
+from ..sim.world.files import ABOUT, load_world, save_world
 from ..sim.world.fit import encode, fit, split
 from ..sim.world.goals import goals_of
 from ..sim.world.held import card_of, take
@@ -37,6 +37,8 @@ class Options:
     Attributes:
         data: sets of recorded episodes, of any format that `regrip inspect` knows: successes and failures.
         out: the folder; it must not hold a model yet.
+        begin: folder of a model to go on from, now that there are more episodes; of the same sizes.
+            `tokenizer_steps` 0 keeps its eyes as they are.
         device: ``cpu`` or ``cuda``.
         threads: of torch on a CPU.
         referee_steps: optimiser steps of each of the two small networks that `regrip world check` judges by.
@@ -45,6 +47,7 @@ class Options:
 
     data: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
+    begin: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     referee_steps: int = 1000
@@ -70,7 +73,8 @@ def main(args: Sequence[str]) -> int:
         clips = read(options.data, config.chunk, bars)
         refuse_test([start for start in starts_named(clips.start) if start], "regrip world fit")
         about = card_of(clips, config)
-        model = fit(clips, config, options.device, bars)
+        begin = None if options.begin is None else load_world(options.begin)[0]
+        model = fit(clips, config, options.device, bars, begin)
         tokens = encode(model, clips, bars)
         model.calibration = calibrate(model, clips, tokens)
         train, held = split(clips, config)

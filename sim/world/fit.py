@@ -21,6 +21,10 @@ from .model import WorldModel, words_of
 from .tokenizer import scaled
 from .video import VideoDynamics
 
+_SIZES = {
+    "chunk", "kind", "latent", "tokenizer_width", "width", "layers", "heads", "context", "recurrent",
+    "groups", "classes", "ensemble", "encoder", "encoder_side", "max_words",
+}  # fmt: skip
 Note = Callable[[str, int, int, float], None]
 _ENCODE = 256  # frames at once
 _MOVING = 0.08  # of [-1, 1]: a pixel this far from the camera's usual picture
@@ -30,7 +34,7 @@ _EMPHASIS = 8.0
 def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Episodes to train on, and those held out: of each task a share, two at least where there are six.
 
-    Which, follows from the instructions and the seed.
+    Which, follows from what was done in them and the seed: an episode stays on its side when others join it.
 
     Raises:
         ValueError: if either would be empty.
@@ -38,8 +42,15 @@ def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray
     held: list[int] = []
     for task in sorted(set(clips.task)):
         mine = np.array([index for index, text in enumerate(clips.task) if text == task])
-        count = max(2 if len(mine) >= 6 else 0, round(config.held_out * len(mine)))
-        held += counter_generator("world held out", config.seed, task).permutation(mine)[:count].tolist()
+        place = [
+            counter_generator(
+                "world held out", config.seed, clips.action[clips.first[e]].tobytes().hex()
+            ).random()
+            for e in mine
+        ]
+        held += mine[np.array(place) < config.held_out].tolist()
+        if len(mine) >= 6 and sum(one < config.held_out for one in place) < 2:
+            held += [one for one in mine[np.argsort(place)[:2]].tolist() if one not in held]
     train = np.setdiff1d(np.arange(len(clips)), held)
     if not held or not len(train):
         raise ValueError(
@@ -49,7 +60,13 @@ def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray
     return train, np.array(sorted(held))
 
 
-def fit(clips: Clips, config: WorldConfig, device: str = "cpu", note: Note = lambda *_: None) -> WorldModel:
+def fit(
+    clips: Clips,
+    config: WorldConfig,
+    device: str = "cpu",
+    note: Note = lambda *_: None,
+    begin: WorldModel | None = None,
+) -> WorldModel:
     """Train on all episodes but the held-out ones; not yet calibrated.
 
     Args:
@@ -57,25 +74,62 @@ def fit(clips: Clips, config: WorldConfig, device: str = "cpu", note: Note = lam
         config: sizes and steps.
         device: ``cpu`` or ``cuda``.
         note: called with (phase, steps done, steps in all, loss).
+        begin: a model to go on from, when there are more episodes now: its weights and its units. Episodes
+            that were held out then may be trained on now.
 
     Raises:
-        ValueError: if there are too few episodes.
+        ValueError: if there are too few episodes, or `begin` has other sizes or does not know a word.
     """
     train, _ = split(clips, config)
     torch.manual_seed(config.seed)
+    if begin is not None:
+        return _go_on(begin, clips, config, device, train, note)
     vocabulary = sorted({word for text in clips.task for word in words_of(text)})
     model = WorldModel(config, clips.spec, vocabulary).to(device)
     frames = np.flatnonzero(np.isin(clips.episode, train))
     for name, values in (("state", clips.state[frames]), ("action", _actions(clips, train))):
         getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(0)))
         getattr(model, f"{name}_std").copy_(torch.from_numpy(np.maximum(values.std(0), 1e-4)))
+    return _learn(model, clips, frames, note)
+
+
+def _learn(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Note) -> WorldModel:
     model.calibration = dataclasses.replace(
-        model.calibration, horizon=int(clips.decisions(config.chunk)[train].max())
+        model.calibration,
+        horizon=int(clips.decisions(model.config.chunk)[np.unique(clips.episode[frames])].max()),
     )
-    fit_tokenizer(model, clips, frames, note)
+    if model.config.tokenizer_steps:
+        fit_tokenizer(model, clips, frames, note)
     tokens = encode(model, clips, note)
     fit_dynamics(model, clips, tokens, frames, note)
     return model.eval()
+
+
+def _go_on(
+    begin: WorldModel,
+    clips: Clips,
+    config: WorldConfig,
+    device: str,
+    train: NDArray[np.int64],
+    note: Note,
+) -> WorldModel:
+    """Train a copy of `begin` on."""
+    free = {field.name for field in dataclasses.fields(config)} - _SIZES
+    other = [name for name in _SIZES if getattr(config, name) != getattr(begin.config, name)]
+    if other:
+        said = ", ".join(
+            f"{name} {getattr(config, name)} against {getattr(begin.config, name)}" for name in other
+        )
+        raise ValueError(f"the model to begin with has other sizes: {said}; give the same, or begin anew")
+    begin.spec.require_match(clips.spec, "the model to begin with", "the data")
+    begin.words(sorted(set(clips.task)))  # refuses an instruction with a word that it has no number for
+    model = WorldModel(
+        dataclasses.replace(begin.config, **{name: getattr(config, name) for name in free}),
+        begin.spec,
+        begin.vocabulary,
+    ).to(device)
+    model.load_state_dict(begin.state_dict())
+    return _learn(model, clips, np.flatnonzero(np.isin(clips.episode, train)), note)
 
 
 def _actions(clips: Clips, episodes: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,10 +15,8 @@ from regrip.launch.world_improve import agreement_of, decisions_of
 from regrip.sim.world.files import load_world
 from regrip.sim.world.fit import encode, split
 from regrip.sim.world.goals import Goals
-from regrip.sim.world.held import whole
 from regrip.sim.world.referees import load_referees
 from regrip.sim.world.rlir import judge
-from regrip.sim.world.rlir import whole as complete
 
 torch.set_num_threads(1)
 
@@ -54,10 +52,10 @@ def test_a_still_video_earns_less_than_the_real_one(world: Path, recorded: Path)
     referees = load_referees(world, model)
     assert referees is not None
     with Bars() as bars:
-        clips = whole(read([recorded], model.config.chunk, bars, model.spec), model.config.chunk)
+        clips = read([recorded], model.config.chunk, bars, model.spec)
     train, _ = split(clips, model.config)
     batch = decisions_of(model, clips, encode(model, clips), train)
-    rows = complete(batch) & batch.follows
+    rows = batch.follows & batch.follows
     agreement = agreement_of(referees.inverse)
     still = judge(batch, batch.tokens[:, :-1], agreement)[rows]
     real = judge(batch, batch.tokens[:, 1:], agreement)[rows]
