@@ -55,7 +55,7 @@ def test_a_still_video_earns_less_than_the_real_one(world: Path, recorded: Path)
         clips = read([recorded], model.config.chunk, bars, model.spec)
     train, _ = split(clips, model.config)
     batch = decisions_of(model, clips, encode(model, clips), train)
-    rows = batch.follows & batch.follows
+    rows = batch.follows
     agreement = agreement_of(referees.inverse)
     still = judge(batch, batch.tokens[:, :-1], agreement)[rows]
     real = judge(batch, batch.tokens[:, 1:], agreement)[rows]
