@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from markupsafe import Markup
 import regrip
 
 from ..datasets.statistics import PairedDifference, Rate, format_p
+from . import report_curves as curves
 from .alarms import read_alarms
 from .charts import Point, Series, dumbbell, line_chart, stacked_bars
 from .compare import difference, require_comparable
@@ -27,12 +28,9 @@ from .config import parse_options
 from .durable import StorageError, explain, read_json, write_durably
 from .measurement import Measurement, load_measurement
 from .metrics import read_metrics
+from .report_curves import Row
 from .run_directory import RunDirectory
 from .videos import Video, read_index
-
-# Chart sizes in pixels, for a desktop and for a phone: text in a chart does not scale.
-_WIDE, _NARROW = (920, 300), (350, 250)
-Row = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
             "Give the directory that `regrip train` wrote, for instance runs/demo-001."
         )
     settings = read_json(run.config, "a run's configuration")
+    config = settings.get("config", {})
     rows = read_metrics(run.path)
     before = load_measurement(run.eval_before) if run.eval_before.exists() else None
     after = load_measurement(run.eval_after) if run.eval_after.exists() else None
@@ -89,7 +88,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
         settings=settings,
         command=shlex.join(settings.get("command", [])),
         code=settings.get("code", {}),
-        config_toml=to_toml(settings.get("config", {})),
+        config_toml=to_toml(config),
         practice=_practice(rows),
         headline=_headline(before, after),
         modes=_modes(before, after),
@@ -97,7 +96,8 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
         before=before,
         after=after,
         videos=_videos(read_index(run.videos / "before"), read_index(run.videos / "after")),
-        learning=_learning(rows),
+        learning=curves.learning(rows, config),
+        imagined=curves.imagined(rows, config, one.environment if (one := after or before) else None),
         reward=_reward(rows),
         waste=_waste(rows),
         budget=_budget(rows),
@@ -261,58 +261,12 @@ def _data_url(file: Path) -> str:
         raise explain(error, "read the video", file) from error
 
 
-def _both(draw: Callable[..., str]) -> Markup:
-    """A chart at the desktop's and at the phone's width."""
-    wide, narrow = (draw(width=width, height=height) for width, height in (_WIDE, _NARROW))
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
-
-
-def _rates(rows: Sequence[Row], part: str, words: str) -> list[Point]:
-    """Success with its Wilson interval, over episodes played."""
-    points = []
-    for row in rows:
-        if not row.get(f"{part}/episodes"):
-            continue
-        rate = Rate(int(row[f"{part}/successes"]), int(row[f"{part}/episodes"]))
-        interval = rate.interval
-        title = f"iteration {row['iteration']:.0f}, {words}: {rate}"
-        points.append(Point(_x(row), rate.value, interval.low, interval.high, title))
-    return points
-
-
-def _x(row: Row) -> float:
-    return row.get("episodes", row["iteration"])
-
-
-def _x_label(rows: Sequence[Row]) -> str:
-    return "episodes played" if rows and "episodes" in rows[0] else "iteration"
-
-
-def _learning(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Success while training."""
-    series = [
-        Series("sampled, on training start states", "third", _rates(rows, "train", "training")),
-        Series("greedy, on selection start states", "after", _rates(rows, "select", "selection"), dots=True),
-    ]
-    series = [one for one in series if one.points]
-    if not series:
-        return None
-    return {
-        "legend": [(one.name, one.colour) for one in series],
-        "chart": _both(
-            lambda **size: line_chart(
-                series, x_label=_x_label(rows), label="Success while training", percent=True, **size
-            )
-        ),
-    }
-
-
 def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
     """What the reward says about episodes that truly succeeded, and about those that did not."""
 
     def series(name: str, label: str, colour: str) -> Series:
         points = [
-            Point(_x(row), y, y, y, f"iteration {row['iteration']:.0f}, {label}: {y:.3f}")
+            Point(curves.x_of(row), y, y, y, f"iteration {row['iteration']:.0f}, {label}: {y:.3f}")
             for row in rows
             if math.isfinite(y := row.get(name, math.nan))
         ]
@@ -328,9 +282,9 @@ def _reward(rows: Sequence[Row]) -> dict[str, Any] | None:
     ranking = [row["reward/ranking"] for row in rows if math.isfinite(row.get("reward/ranking", math.nan))]
     return {
         "legend": [(one.name, one.colour) for one in both],
-        "chart": _both(
+        "chart": curves.both(
             lambda **size: line_chart(
-                both, x_label=_x_label(rows), label="Mean reward of successes and failures", **size
+                both, x_label=curves.x_label(rows), label="Mean reward of successes and failures", **size
             )
         ),
         "ranking": sum(ranking) / len(ranking) if ranking else None,
@@ -360,7 +314,7 @@ def _waste(rows: Sequence[Row]) -> dict[str, Any] | None:
         "episodes": sum(row.get("episodes/wasted", 0.0) for row in rows),
         "all_episodes": rows[-1].get("episodes"),
         "legend": list(zip(parts.values(), colours, strict=True)),
-        "chart": _both(
+        "chart": curves.both(
             lambda **size: stacked_bars(
                 columns, colours, x_label="iteration", label="Groups by what they taught", **size
             )

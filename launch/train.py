@@ -141,7 +141,11 @@ def choose_checkpoint(
         imagined, rate = rate, evaluate(real, run.policy, starts, greedy=True).outcomes.rate
         run.real_episodes += rate.trials
         run.parted = run.parting.apart(imagined.value, rate.value, config.parting)
-        checked = {"imagined/successes": imagined.successes, "imagined/episodes": imagined.trials}
+        checked = {
+            "imagined/successes": imagined.successes,
+            "imagined/episodes": imagined.trials,
+            "parted": float(run.parted),
+        }
         if run.parted:
             print(
                 f"\nimagined success is {imagined.value:.0%}, real success {rate.value:.0%}: they part, so "

@@ -138,10 +138,12 @@ class Monitor:
             return {}, []
         earned = signal.value.sum((1, 2), dtype=np.float64)
         task = [start.task for start in rollouts.start]
-        truth = self.reference(rollouts).components["progress"]
         failed = np.flatnonzero(~rollouts.success & signal.valid)
         judged = np.flatnonzero(signal.valid)
-        agreement = spearman(earned[failed], truth[failed], [task[row] for row in failed])
+        agreement = None
+        if rollouts.privileged.shape[-1]:  # else nobody knows how far a failure got
+            truth = self.reference(rollouts).components["progress"]
+            agreement = spearman(earned[failed], truth[failed], [task[row] for row in failed])
         self.seen.append(
             _Seen(
                 tasks=_by_task(earned[judged], rollouts.success[judged], [task[row] for row in judged]),

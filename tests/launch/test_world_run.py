@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from regrip.launch import cli, environments
-from regrip.launch.config import from_dict, load_preset
+from regrip.launch.config import from_dict, load_preset, save_config
 from regrip.launch.experiment import Parting, TrainConfig
 from regrip.launch.measurement import load_measurement
 from regrip.launch.metrics import read_metrics
 from regrip.launch.practice import gather
+from regrip.launch.report import write_report
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import begin, train
+from regrip.launch.train import begin, post_train, train
 
 from .resuming import go_on, same_bits
 
@@ -64,8 +65,11 @@ def test_from_the_command_line_to_the_report(world: Path, tmp_path: Path) -> Non
         assert measured.environment["name"] == "tabletop", "the result is measured in reality"
         assert len(measured.modes["greedy"].starts) == 2
     page = folder.report.read_text()
-    assert "practised in imagination" in page
-    assert "2 of them really played" in page
+    assert "It practised in imagination" in page
+    assert "6 episodes were imagined, and beside them 2 really played; 2 more were really played" in page
+    assert "Success above is real: it was measured in tabletop:demo." in page
+    assert "Imagination and reality" in page
+    assert "is imagined, too" not in page
 
 
 def test_with_real_episodes_among_them_a_run_goes_on_bit_for_bit(world: Path, tmp_path: Path) -> None:
@@ -89,6 +93,7 @@ def test_a_run_ends_when_imagination_and_reality_part(
     config = small(world, real="tabletop:demo", check_real=True, iterations=3)
     folder, run = RunDirectory(tmp_path / "run"), begin(config)
     folder.path.mkdir()
+    save_config(folder.config, config)
     # As if reality had begun a whole success ahead, and never been better since.
     run.parting = Parting(gap=-2.0, real=1.0)
     where = environments.elsewhere(config.env, config.real)
@@ -100,7 +105,20 @@ def test_a_run_ends_when_imagination_and_reality_part(
     assert run.parted
     assert run.iteration == 1
     assert "they part, so the run ends here" in capsys.readouterr().out
+    assert "They parted, so the run ended there." in write_report(folder).read_text()
     assert go_on(config, folder, 3).iteration == 1, "nor does it go on when it is resumed"
+
+
+def test_a_page_without_reality_says_that_its_success_is_imagined(world: Path, tmp_path: Path) -> None:
+    config = small(world, iterations=1, evaluate_every=100)
+    folder = RunDirectory(tmp_path / "run")
+    with folder.claim():
+        save_config(folder.config, config)
+        assert post_train(config, folder)
+    page = folder.report.read_text()
+    assert "Success on this page is imagined, too" in page
+    assert "8 episodes were imagined." in page
+    assert "Imagination and reality" not in page
 
 
 def test_parting_by_hand() -> None:

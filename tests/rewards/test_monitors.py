@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import lru_cache
 
@@ -47,6 +48,17 @@ def watch(reward, rates: list[float]) -> tuple[list[str], Monitor]:  # type: ign
 )
 def test_success_itself_never_alarms(rates: list[float]) -> None:
     assert watch(lambda rollouts, _: BinarySuccess()(rollouts), rates)[0] == []
+
+
+def test_without_a_simulators_state_all_else_is_watched() -> None:
+    monitor = Monitor()
+    for iteration in range(3):
+        rollouts = practice(iteration, 0.5)
+        blind = dataclasses.replace(rollouts, privileged=rollouts.privileged[..., :0])
+        row, alarms = monitor.look(iteration, blind, paying(blind, blind.num_steps))
+        assert [alarm.name for alarm in alarms] == (["blind"] if iteration == 0 else [])
+        assert "monitor/auc" in row
+        assert "monitor/failures_agree_with_state" not in row
 
 
 def test_paying_for_time_is_noticed_at_once() -> None:
