@@ -2,8 +2,8 @@
 
     python benchmarks/world_evidence.py --seeds 3 --iterations 6
 
-Records episodes as a robot would (the base policy exploring, and a scripted expert that is knocked about;
-every frame), fits a world model on them, and post-trains the policy that ships inside it. Every arm makes the
+Records episodes as a robot would (the base policy exploring, a little and wildly, and a scripted expert that
+is knocked about; every frame), fits a world model on them, and post-trains the policy that ships inside it. Every arm makes the
 same number of updates from the same number of played (imagined or simulated) episodes, and its last policy is
 measured greedily on the simulator's test starts, paired with the base policy's. The imagined arms see no
 episode of the simulator but the recorded ones, and no checkpoint is chosen. Prints a table that is whole
@@ -51,14 +51,18 @@ def main() -> None:
     each, shown = str(arguments.episodes_per_task), str(arguments.demonstrations_per_task)
     once(out / "play", "data", "record", "demo", "--policy", "demo", "--mode", "sampled", "--every-frame",
          "--noise-level", "0.4", "-n", each, "--workers", "1")  # fmt: skip
+    for name, level, first in (("wild", "1.0", "200"), ("wilder", "2.0", "300")):
+        once(out / name, "data", "record", "demo", "--policy", "demo", "--mode", "sampled", "--every-frame",
+             "--noise-level", level, "-n", "12", "--first", first, "--workers", "1")  # fmt: skip
     once(out / "demonstrations", "data", "record", "demo", "-n", shown, "--first", "100",
          "--action-noise", "0.3", "--failures", "--workers", "1")  # fmt: skip
-    once(out / "model", "world", "fit", str(out / "play"), str(out / "demonstrations"))
+    sets = [out / name for name in ("play", "demonstrations", "wild", "wilder")]
+    once(out / "model", "world", "fit", *map(str, sets))
     if "no-exploration" in arguments.arms:
         once(out / "greedy", "data", "record", "demo", "--policy", "demo", "--mode", "sampled",
              "--every-frame", "--noise-level", "0", "-n", each, "--workers", "1")  # fmt: skip
         once(out / "model-greedy", "world", "fit", str(out / "greedy"))
-    real = count(out / "play") + count(out / "demonstrations")
+    real = sum(map(count, sets))
     results = out / "results.json"
     table: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
     preset = load_preset(TrainConfig, "learning", "train")
