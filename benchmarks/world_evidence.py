@@ -2,12 +2,12 @@
 
     python benchmarks/world_evidence.py --seeds 3 --iterations 6
 
-Records episodes as a robot would (the base policy exploring, a little and wildly, and a scripted expert that
-is knocked about; every frame), fits a world model on them, and post-trains the policy that ships inside it. Every arm makes the
-same number of updates from the same number of played (imagined or simulated) episodes, and its last policy is
-measured greedily on the simulator's test starts, paired with the base policy's. The imagined arms see no
-episode of the simulator but the recorded ones, and no checkpoint is chosen. Prints a table that is whole
-after every run; a run that is in --out already is not made again.
+Records episodes as a robot would (the base policy exploring, a little and wildly, and a scripted expert
+that is knocked about; every frame), fits a world model on them, and post-trains the policy that ships
+inside it. Every arm makes the same number of updates from the same number of played (imagined or simulated)
+episodes, and its last policy is measured greedily on the simulator's test starts, paired with the base
+policy's. The imagined arms see no episode of the simulator but the recorded ones, and no checkpoint is
+chosen. Prints a table that is whole after every run; a run that is in --out already is not made again.
 """
 
 from __future__ import annotations
