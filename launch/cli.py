@@ -43,7 +43,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "world": Command(
         "world_cli",
-        "learn a world from recorded episodes, and see whether it can be trusted",
+        "learn a world from recorded episodes, see whether it can be trusted, improve it",
         "regrip world fit DATASET --out runs/worlds/mine",
     ),
     "inspect": Command(
