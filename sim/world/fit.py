@@ -32,7 +32,7 @@ _EMPHASIS = 8.0
 
 
 def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Episodes to train on, and those held out: of each task a share, two at least where there are six.
+    """Episodes to train on, and those held out: of each task a share at least, and two where there are six.
 
     Which, follows from what was done in them and the seed: an episode stays on its side when others join it.
 
@@ -48,9 +48,9 @@ def split(clips: Clips, config: WorldConfig) -> tuple[NDArray[np.int64], NDArray
             ).random()
             for e in mine
         ]
-        held += mine[np.array(place) < config.held_out].tolist()
-        if len(mine) >= 6 and sum(one < config.held_out for one in place) < 2:
-            held += [one for one in mine[np.argsort(place)[:2]].tolist() if one not in held]
+        least = max(2 if len(mine) >= 6 else 0, round(config.held_out * len(mine)))
+        order = np.argsort(place)
+        held += mine[order[: max(least, int((np.array(place) < config.held_out).sum()))]].tolist()
     train = np.setdiff1d(np.arange(len(clips)), held)
     if not held or not len(train):
         raise ValueError(

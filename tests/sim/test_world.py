@@ -264,7 +264,7 @@ def test_policies_that_differ_fare_differently(world: tuple[WorldModel, Starts])
             )  # fmt: skip
             rates[dx] = played.success.mean()
             assert played.valid.shape[1] <= world[0].calibration.horizon
-    assert rates[2.0] > 0.8
+    assert rates[2.0] > 0.5
     assert rates[-2.0] < 0.2
 
 
@@ -288,7 +288,7 @@ def test_snapshots_go_on_bit_for_bit_in_another_slot(world: tuple[WorldModel, St
 
 def test_what_other_slots_do_changes_nothing(world: tuple[WorldModel, Starts]) -> None:
     def last(slots: list[int]) -> NDArray[np.float32]:
-        with WorldEnv(*world, num_slots=6) as env:
+        with WorldEnv(*world, num_slots=6, dynamic_stop=False, cut_off=np.inf) as env:
             env.reset(slots, starts_for("right", 6)[: len(slots)])
             env.receive(slots)
             for _ in range(2):
