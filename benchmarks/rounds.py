@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from regrip.launch.evaluate import eval_starts
 from regrip.launch.policies import open_policy
 
 # Of launch/presets/train/learning.toml, with which what is recorded is learnt from.
-PRACTICE = {"noise_level": 0.4, "noise_correlation": 0.7, "initial_noise": 0.0}
+PRACTICE: dict[str, Any] = {"noise_level": 0.4, "noise_correlation": 0.7, "initial_noise": 0.0}
 
 
 def collect(policy: str, path: Path, starts: list[StartState], key: tuple[str | int, ...]) -> Rate:
