@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from regrip.datasets.spec import RobotSpec
 from regrip.datasets.starts import StartState
 from regrip.datasets.statistics import Rate
 from regrip.launch.robot_config import RobotConfig, make_core, open_arm
 from regrip.launch.sim_robot import ORDERS, TRUTH, Truth
 from regrip.real_robot.dds import DdsConfig, Participant
-from regrip.real_robot.messages import Command, Joints, Policy, Tick, Transport
+from regrip.real_robot.messages import Policy, Tick, Transport
 from regrip.real_robot.node import Node
 from regrip.real_robot.topics import CONTROL
 from regrip.real_robot.transports.dds import dds_transport
@@ -65,14 +66,12 @@ class OverNetwork:
     Attributes:
         success: of each start.
         steps: actions executed in each.
-        path: of each start, (T, 1 + joints): simulated time since the first command, and the joints.
         latency: p50 and p95 from request to answer, simulated seconds.
         ticks: of the node; late: those that began more than half a period late.
     """
 
     success: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    path: list[np.ndarray] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     latency: tuple[float, float] = (np.nan, np.nan)
     ticks: int = 0
@@ -172,29 +171,26 @@ def _until(true: Callable[[], Any], otherwise: str, seconds: float = 60.0) -> No
 
 
 def over(
-    network: str, robot: RobotConfig, policy: Policy, spec: Any, starts: Sequence[StartState], factor: float
+    network: str,
+    robot: RobotConfig,
+    policy: Policy,
+    spec: RobotSpec,
+    starts: Sequence[StartState],
+    factor: float,
 ) -> OverNetwork:
     """One episode from each start state; one node for all, as beside a real arm."""
     found = OverNetwork()
-    rows: list[tuple[float, np.ndarray]] = []
-
-    def watch(what: object) -> None:
-        if isinstance(what, Joints):
-            rows.append((what.stamp, what.position))
-
     with NETWORKS[network](robot, factor) as (transport, person_of):
         core = make_core(robot, spec, open_arm(robot), "")
-        node = Node(core, transport, policy, watchers=(watch,))
+        node = Node(core, transport, policy)
         node.connect()
         try:
             person = person_of()
             core.configure()
             for start in starts:
-                began = _episode(node, person, start, rows)
+                _episode(node, person, start)
                 found.success.append(person.truth.success and not person.truth.invalid)
                 found.steps.append(core.schedule.step)
-                path = [np.append(stamp - began, joints) for stamp, joints in list(rows) if stamp >= began]
-                found.path.append(np.array(path))
             found.counters, found.ticks, found.late = core.counters, node.figures.ticks, node.figures.late
             found.latency = (
                 float(np.quantile(core.schedule.latencies, 0.5)),
@@ -205,39 +201,28 @@ def over(
     return found
 
 
-def _episode(node: Node, person: Person, start: StartState, rows: list[tuple[float, np.ndarray]]) -> float:
-    """Returns the simulated time of the first command."""
+def _episode(node: Node, person: Person, start: StartState) -> None:
     core, transport = node.core, node.transport
-    begun: list[float] = []
 
-    def at_rest(tick: Tick) -> bool:
-        return tick.command is None
-
-    def over(tick: Tick) -> bool:
-        command: Command | None = tick.command
-        if command is not None and command.kind == "move" and not begun:
-            begun.append(tick.now)
-        return person.truth.success or person.truth.invalid or core.schedule.step >= person.truth.max_steps
+    def ended(tick: Tick) -> bool:
+        truth = person.truth
+        return truth.success or truth.invalid or core.schedule.step >= truth.max_steps
 
     with node.lock:
         core.on_enable(False, transport.now())
     # Not before the arm is told nothing more: what is still sent to the old place would throw it there.
-    node.run(at_rest, _PATIENCE_S)
+    node.run(lambda tick: tick.command is None, _PATIENCE_S)
     node.run(seconds=_LAST_S)
     obeyed = person.reset(start)
     node.run(lambda tick: obeyed(), _PATIENCE_S)
-    rows.clear()
-    node.run(seconds=0.5)
+    node.run(seconds=0.5)  # pictures and joints of before are gone by then
     node.run(lambda tick: not core.gate.fault(transport.now()), _PATIENCE_S)
     with node.lock:
         core.on_task(person.truth.instruction, transport.now())
         core.on_enable(True, transport.now())
     if core.state != "active":
         raise SystemExit(f"{start}: {core.reason}")
-    node.run(over, 2 * person.truth.max_steps / core.rate_hz + _PATIENCE_S)
+    node.run(ended, 2 * person.truth.max_steps / core.rate_hz + _PATIENCE_S)
     with node.lock:
-        core.on_enable(
-            False, transport.now()
-        )  # the next tick brings it to rest; the last action is done by then
+        core.on_enable(False, transport.now())  # by the next tick, when the last action is done
     node.run(lambda tick: person.truth.success, _LAST_S)
-    return begun[0] if begun else transport.now()

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from regrip.datasets.starts import SplitError, StartState
-from regrip.datasets.statistics import PairedDifference, paired_difference
-from regrip.launch import train
 from regrip.launch.collecting import SimulatedRoom, learner, scenes_of
 from regrip.launch.policies import open_policy
 from regrip.launch.recorded import load_recorded, load_shown
 from regrip.real_robot.collecting import Collector
-from regrip.real_robot.grades import Choice, CollectConfig, Played
+from regrip.real_robot.grades import Choice, CollectConfig
 from regrip.sim.tabletop.robot import ARM
 
-TASKS = [f"demo/{what}" for what in (
-    "lift_red", "lift_green", "lift_blue", "push_red", "push_green", "push_blue",
-    "press_yellow", "press_purple",
-)]  # fmt: skip
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PRACTICE = {"noise_level": 0.4, "noise_correlation": 0.7, "initial_noise": 0.0}
 MAX_S = 3.0  # what these tasks are given in the simulator
 
 
 def starts(split: str, tasks: list[str], each: int, first: int = 0) -> list[StartState]:
     return [StartState(task, split, first + index, 0) for index in range(each) for task in tasks]  # type: ignore[arg-type]
-
-
-def collect(path: Path, tasks: list[str], episodes: int, config: CollectConfig) -> list[Played]:
-    """The shipped policy explores, and the expert helps; start states of the train split."""
-    room = SimulatedRoom(open_policy("demo", **PRACTICE)[0], path, ("collect", config.seed))
-    each = -(-episodes // len(tasks))
-    scenes, found = scenes_of(room.robot, starts("train", tasks, each, 1000 * (1 + config.seed)))
-    collector = Collector(Choice(config, scenes), room.core.names, ARM, room.core.rate_hz)
-    played = room.collect(collector, found, episodes)
-    assert room.recorder is not None
-    assert not room.recorder.problems
-    assert room.recorder.episodes == episodes
-    room.close()
-    return played
-
-
-def play(policy: str, where: list[StartState]) -> list[bool]:
-    room = SimulatedRoom(open_policy(policy)[0], None, None)
-    won = room.play(where)
-    room.close()
-    return won
-
-
-def improvement(
-    folder: Path, episodes: int, each: int, config: CollectConfig, options: list[str]
-) -> PairedDifference:
-    """Collect, learn, and compare on start states of the test split, through the node both times."""
-    played = collect(folder / "set", TASKS, episodes, config)
-    grades = {grade: [p.success for p in played if p.plan.grade == grade] for grade in
-              ("alone", "show", "replay", "return", "guided")}  # fmt: skip
-    print({grade: f"{sum(map(bool, won))}/{len(won)}" for grade, won in grades.items()})
-    assert not train.main(["learning", "--data", str(folder / "set"), "--out", str(folder / "run"), *options])
-    where = starts("test", TASKS, each)
-    before, after = play("demo", where), play(str(folder / "run"), where)
-    print(f"before {sum(before)}/{len(before)}, after {sum(after)}/{len(after)}")
-    found = paired_difference(before, after)
-    print(found)
-    return found
 
 
 QUICK = [
@@ -103,12 +61,8 @@ def test_the_policy_is_swapped_between_episodes_for_one_that_learnt_from_them(tm
 
 @pytest.mark.long
 def test_what_was_recorded_makes_the_policy_better_on_the_robot(tmp_path: Path) -> None:
-    config = CollectConfig(show=6, help=0.6, max_s=MAX_S)
-    options = [
-        "--reward", "binary", "--test-episodes", "1", "--select-episodes", "4", "--videos", "0",
-        "--iterations", "1", "--mpo.first-critic-steps", "120", "--imitation.steps", "80",
-        "--imitation.learning-rate", "1e-3",
-    ]  # fmt: skip
-    found = improvement(tmp_path, 96, 12, config, options)
-    assert found.difference > 0
+    """Four rounds of 200 episodes; the test split through the node, before and after."""
+    rounds = runpy.run_path(str(BENCHMARKS / "rounds.py"))
+    found = rounds["improve"](tmp_path, rounds=4, episodes=200, iterations=1, seed=0, each=20)
+    print(found)
     assert found.interval.low > 0
