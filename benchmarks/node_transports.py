@@ -134,29 +134,20 @@ def _ros1_person() -> Person:
 def dds(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
     """The arm over Cyclone DDS, on this machine alone."""
     config = DdsConfig(domain=77, loopback_only=True)
-    participants: list[Participant] = []
-
-    def person() -> Person:
-        participant = Participant("person", config)
-        participants.append(participant)
-        orders = participant.advertise(ORDERS, "std_msgs/String", CONTROL)
-        made = Person(lambda text: orders.publish(participant.make("std_msgs/String", data=text)))
-        participant.listen(TRUTH, "std_msgs/String", CONTROL, lambda message: made.hear(message.data))
-        participant.start()
-        _until(lambda: orders.matched and made.truth.names, "the arm does not appear")
-        return made
-
     options = ("--sim-time", "--factor", str(factor), "--domain", str(config.domain))
     cameras, joints = robot.topics.cameras, robot.joint_names
     with running(sys.executable, "-m", "regrip.launch.robot_dds", *options):
+        participant = Participant("person", config)
         try:
-            yield (
-                dds_transport(robot.topics, cameras, joints, "gripper", config=config, sim_time=True),
-                person,
-            )
+            orders = participant.advertise(ORDERS, "std_msgs/String", CONTROL)
+            person = Person(lambda text: orders.publish(participant.make("std_msgs/String", data=text)))
+            participant.listen(TRUTH, "std_msgs/String", CONTROL, lambda message: person.hear(message.data))
+            participant.start()
+            _until(lambda: orders.matched and person.truth.names, "the arm does not appear")
+            made = dds_transport(robot.topics, cameras, joints, "gripper", config=config, sim_time=True)
+            yield made, lambda: person
         finally:
-            for participant in participants:
-                participant.close()
+            participant.close()
 
 
 NETWORKS = {"ros1": ros1, "dds": dds}
