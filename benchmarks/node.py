@@ -35,7 +35,7 @@ from regrip.launch.node_sim import Driven, SimTransport, drive
 from regrip.launch.policies import open_policy
 from regrip.launch.robot_config import RobotConfig, load_robot, make_core, open_arm
 from regrip.real_robot.messages import Command, Request, Tick
-from regrip.real_robot.node import Node
+from regrip.real_robot.node import Node, settle
 from regrip.real_robot.schedule import ScheduleConfig
 from regrip.sim.tabletop.robot import TabletopRobot
 
@@ -83,6 +83,7 @@ def through_node(
 
 def overhead() -> None:
     starts = eval_starts(tasks(), "select", 2)
+    settle()  # as `regrip node` does before it says ready
     print(f"{'schedule':10} {'ticks':>7} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8}")
     for mode in ("latest", "ensemble", "merge", "rtc"):
         took = np.array(through_node(load_robot("tabletop"), mode, 0.1, starts, True).overhead) * 1e3

@@ -32,7 +32,7 @@ from ..real_robot.messages import (
     Transport,
     TransportError,
 )
-from ..real_robot.node import Node
+from ..real_robot.node import Node, settle
 from ..real_robot.rows import contents_of_node
 from ..real_robot.ui import Page
 from ..sim.tabletop.robot import TabletopRobot
@@ -141,6 +141,7 @@ def main(args: Sequence[str]) -> int:
             return 1
         core.configure()
         said = "shadow: nothing will be sent" if options.shadow else f"enable it on {robot.topics.enable}"
+        settle()
         console.print(f"[bold]ready[/bold] ({said}); Ctrl-C ends")
         node.run(Told(console), options.seconds or np.inf)
     except KeyboardInterrupt:
@@ -384,6 +385,7 @@ def _simulated(
     first.connect()
     if not preflight(first, robot, policy, rates, facts, console):
         return 1
+    settle()
     console.print("[bold]ready[/bold]")
     latency = options.latency_s or None
     core = make(world.instruction)

@@ -303,7 +303,16 @@ class Gate:
         return min(self._taken(name, frames[-1].stamp) for name, frames in self._frames.items())
 
     def _nearest_frame(self, name: str, moment: float) -> Frame:
-        return min(self._frames[name], key=lambda frame: abs(self._taken(name, frame.stamp) - moment))
+        # Stamps never fall, and the moment is near the end: go back, only as far as it gets nearer.
+        frames = reversed(self._frames[name])
+        nearest = next(frames)
+        off = abs(self._taken(name, nearest.stamp) - moment)
+        for frame in frames:
+            further = abs(self._taken(name, frame.stamp) - moment)
+            if further > off:
+                break
+            nearest, off = frame, further
+        return nearest
 
     def _joint_skew(self, moment: float) -> float:
         """How far the moment lies outside of what the joints' record spans, or inside a gap of it."""

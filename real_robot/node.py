@@ -6,6 +6,8 @@ In simulation, where time stands still while the policy thinks, the policy may b
 
 from __future__ import annotations
 
+import atexit
+import gc
 import threading
 import time
 from collections import deque
@@ -19,6 +21,13 @@ from .core import Core
 from .messages import Decision, Frame, Joints, Keep, Policy, PolicyError, Reply, Request, Tick, Transport
 
 Watcher = Callable[[Tick], None]
+
+
+def settle() -> None:
+    """What was loaded until now is no garbage: collections look only at what ticks leave, and stay short."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else bindings complain at the end of what nobody let go of
 
 
 class Locked:
