@@ -30,7 +30,7 @@ realtime: install-dev referees
 	REGRIP_REALTIME=1 .venv/bin/python -m pytest -m realtime
 
 long: install-dev referees
-	REGRIP_LONG=1 .venv/bin/python -m pytest -m long
+	REGRIP_LONG=1 .venv/bin/python -m pytest -m long --timeout 0 -o faulthandler_timeout=0
 
 check: install-dev
 	scripts/check
