@@ -1,7 +1,7 @@
 """Success over real middleware (`benchmarks/node.py transports`): the arm is another process.
 
-ROS 1 needs `make ros1`, DDS regrip[ros]. The arm's clock runs at a factor of real time, so that a busy
-machine makes nobody late: what is measured is the transport, not the machine.
+ROS 1 and rosbridge need `make ros1`, DDS and rosbridge regrip[ros]. The arm's clock runs at a factor of real
+time, so that a busy machine makes nobody late: what is measured is the transport, not the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,14 @@ from regrip.datasets.spec import RobotSpec
 from regrip.datasets.starts import StartState
 from regrip.datasets.statistics import Rate
 from regrip.launch.robot_config import RobotConfig, make_core, open_arm
-from regrip.launch.sim_robot import ORDERS, TRUTH, Truth
+from regrip.launch.sim_robot import COMPRESSED, ORDERS, TRUTH, Truth
 from regrip.real_robot.dds import DdsConfig, Participant
 from regrip.real_robot.messages import Policy, Tick, Transport
 from regrip.real_robot.node import Node
 from regrip.real_robot.topics import CONTROL
 from regrip.real_robot.transports.dds import dds_transport
 from regrip.real_robot.transports.ros1 import Ros1, import_rospy
+from regrip.real_robot.transports.rosbridge import RosBridge
 
 _PATIENCE_S = 20.0  # of simulated time, for whatever must happen
 _LAST_S = 0.2  # after the last action was sent: it is done, and the robot has said how it ended
@@ -105,13 +107,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def ros1(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+def ros1(robot: RobotConfig, factor: float, *more: str) -> Iterator[tuple[Transport, Callable[[], Person]]]:
     """A master and the arm on it; the second is to be called when the transport is connected."""
     with tempfile.TemporaryDirectory() as home:
         port = free_port()
         os.environ |= {"ROS_MASTER_URI": f"http://127.0.0.1:{port}", "ROS_IP": "127.0.0.1", "ROS_HOME": home}
         module = "regrip.launch.robot_ros1"
-        options = ("--sim-time", "--factor", str(factor))
+        options = ("--sim-time", "--factor", str(factor), *more)
         rosgraph = (import_rospy(), importlib.import_module("rosgraph"))[1]
         with running("rosmaster", "--core", "-p", str(port)):
             _until(lambda: rosgraph.is_master_online(), "rosmaster does not answer")
@@ -150,7 +152,41 @@ def dds(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable
             participant.close()
 
 
-NETWORKS = {"ros1": ros1, "dds": dds}
+@contextlib.contextmanager
+def rosbridge(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+    """The arm over ROS 1, and before it a rosbridge server (that of the tests, on genuine rospy)."""
+    roslibpy = importlib.import_module("roslibpy")
+    port = free_port()
+    server = str(Path(__file__).resolve().parents[1] / "tests/real_robot/rosbridge_server.py")
+    with ros1(robot, factor, "--compressed"), running(sys.executable, server, str(port)):
+        _until(lambda: _answers(port), "the rosbridge server does not answer")
+        # As text, pictures that are not compressed are more than a link carries.
+        made = RosBridge(
+            COMPRESSED, COMPRESSED.cameras, robot.joint_names, "gripper", port=port, sim_time=True
+        )
+
+        def person() -> Person:
+            orders = roslibpy.Topic(made._ros, ORDERS, "std_msgs/String")
+            answers = roslibpy.Topic(made._ros, TRUTH, "std_msgs/String", queue_length=1)
+            found = Person(lambda text: orders.publish({"data": text}))
+            orders.advertise()
+            answers.subscribe(lambda message: found.hear(message["data"]))
+            _until(lambda: found.truth.names, "the arm does not appear")
+            time.sleep(1.0)  # the bridge's own publisher of orders finds the robot
+            return found
+
+        yield made, person
+
+
+NETWORKS = {"ros1": ros1, "dds": dds, "rosbridge": rosbridge}
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _until(true: Callable[[], Any], otherwise: str, seconds: float = 60.0) -> None:

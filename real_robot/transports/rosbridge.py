@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .. import ros_messages, topics
 from ..messages import Command, Events, Tick, TransportError
 from ..topics import Faults, Topics, ToTwist
+from .simulated_clock import SimulatedClock
 from .wall_clock import WallClock
 
 CONNECT_S = 10.0
@@ -59,6 +60,7 @@ class RosBridge:
         secure: wss.
         token: sent as ``Authorization: Bearer``, for a server behind a proxy that asks; rosbridge itself has
             no such thing.
+        sim_time: time is what /clock says.
 
     Raises:
         TransportError: the topics do not serve the policy.
@@ -79,6 +81,7 @@ class RosBridge:
         port: int = 9090,
         secure: bool = False,
         token: str = "",
+        sim_time: bool = False,
     ) -> None:
         described.check(cameras, joints, gripper)
         if described.command_type == "twist" and to_twist is None:
@@ -86,7 +89,7 @@ class RosBridge:
         self.topics, self.faults, self._shadow = described, Faults(), shadow
         self._cameras, self._gripper, self._to_twist = tuple(cameras), gripper, to_twist
         self._host, self._port, self._secure, self._token = host, port, secure, token
-        self._clock = WallClock()
+        self._clock, self._simulated = WallClock(), SimulatedClock() if sim_time else None
         self._ros: Any = None
         self._generation = 0
         self._subscribed: list[Any] = []
@@ -113,6 +116,8 @@ class RosBridge:
                 "`roslaunch rosbridge_server rosbridge_websocket.launch`, or give its host and port"
                 + ("" if self._token else "; does it ask for a token?")
             ) from error
+        if self._simulated is not None:
+            self._follow(roslibpy, self._simulated)
         wanted = topics.monitoring(self.topics) + ([] if self._shadow else topics.commanding(self.topics))
         for publication in wanted:
             topic = roslibpy.Topic(
@@ -121,7 +126,7 @@ class RosBridge:
             topic.advertise()
             self._advertised.append(topic)
         for found in topics.subscriptions(
-            self.topics, self._cameras, events, self.now, self._clock.taken, self.faults
+            self.topics, self._cameras, events, self.now, self._taken, self.faults
         ):
             topic = roslibpy.Topic(self._ros, found.topic, found.kind, queue_length=found.qos.depth)
             topic.subscribe(self._taker(found))
@@ -136,11 +141,22 @@ class RosBridge:
 
         return take
 
+    def _follow(self, roslibpy: Any, clock: SimulatedClock) -> None:
+        topic = roslibpy.Topic(self._ros, "/clock", "rosgraph_msgs/Clock", queue_length=1)
+        topic.subscribe(lambda message: clock.hear(ros_messages.from_json(message)))
+        self._subscribed.append(topic)
+        if not clock.wait(CONNECT_S):
+            self.close()
+            raise TransportError("time is to be /clock's, and nobody publishes it: start the simulator")
+
     def now(self) -> float:
-        return self._clock.now()
+        return self._simulated.now if self._simulated else self._clock.now()
+
+    def _taken(self, stamp: float) -> float:
+        return stamp if self._simulated else self._clock.taken(stamp)
 
     def sleep_until(self, when: float) -> None:
-        self._clock.sleep_until(when)
+        (self._simulated or self._clock).sleep_until(when)
 
     def send(self, command: Command) -> None:
         if self._shadow or not self._generation:
@@ -161,7 +177,7 @@ class RosBridge:
             self._publish(self.topics.diagnostics, said)
 
     def _stamp(self) -> float:
-        return self._clock.stamp(self.now())
+        return self.now() if self._simulated else self._clock.stamp(self.now())
 
     def _publish(self, topic: str, message: Any) -> None:
         """Send now or never: roslibpy would keep it until the connection is back, and the arm would jump."""
@@ -178,6 +194,8 @@ class RosBridge:
 
     def close(self) -> None:
         """Disconnect for good. The reactor's thread stays: it cannot be begun twice in a process."""
+        if self._simulated is not None:
+            self._simulated.stop()
         if self._ros is None:
             return
         for topic in self._subscribed:

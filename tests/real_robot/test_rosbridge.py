@@ -120,6 +120,40 @@ def test_a_command_is_sent_now_or_never():
     assert "no connection" in there.faults.recent(there.now())
 
 
+def test_time_is_what_the_simulator_says(folder, monkeypatch):
+    """Without it the node would plan by this computer's clock, in a world that stands still or races."""
+    port = free_port()
+    heard = []
+
+    class Events:
+        def on_joints(self, joints):
+            heard.append((joints.stamp, joints.received))
+
+        def __getattr__(self, name):
+            return lambda *given: None
+
+    with server(folder, port):
+        monkeypatch.setattr(rosbridge, "CONNECT_S", 2.0)
+        still = RosBridge(COMPRESSED, CAMERAS, ARM, GRIPPER, port=port, sim_time=True)
+        with pytest.raises(TransportError, match="nobody publishes it: start the simulator"):
+            still.connect(Events())
+        monkeypatch.setattr(rosbridge, "CONNECT_S", 60.0)
+        with running(robot_command("--compressed", "--sim-time", "--factor", "0.5"), folder / "robot.log"):
+            there = RosBridge(COMPRESSED, CAMERAS, ARM, GRIPPER, port=port, sim_time=True)
+            there.connect(Events())
+            try:
+                begun, wall = there.now(), time.monotonic()
+                there.sleep_until(begun + 1.0)
+                assert 1.0 <= there.now() - begun < 1.5
+                assert time.monotonic() - wall > 1.5  # half as fast as the clock on the wall
+            finally:
+                there.close()
+    assert heard
+    assert all(-0.1 < received - stamp < 1.0 for stamp, received in heard), heard[
+        :5
+    ]  # stamped by the same clock
+
+
 @pytest.mark.realtime
 def test_scenario(folder):
     port = free_port()
