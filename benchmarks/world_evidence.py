@@ -13,6 +13,7 @@ chosen. Prints a table that is whole after every run; a run that is in --out alr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -32,7 +33,13 @@ from regrip.launch.experiment import TrainConfig
 from regrip.launch.run_directory import RunDirectory
 from regrip.launch.train import begin, train
 
-ARMS = ("imagined", "no-stop", "no-anchor", "no-exploration", "simulator")
+# The first and the last are the comparison. Then what the papers leave out; then other algorithms, of which
+# `preference` compares chunks imagined at recorded frames; then a half of the simulator's episodes, and the
+# same half with as many imagined ones beside it.
+ARMS = (
+    "imagined", "no-stop", "no-anchor", "no-exploration", "diwa", "preference", "half", "mixed", "simulator",
+)  # fmt: skip
+_PLAYED = {"simulator": 1.0, "half": 0.5, "mixed": 0.5}  # share of the episodes that is the simulator's
 
 
 def main() -> None:
@@ -80,18 +87,29 @@ def main() -> None:
                 preset, seed=seed, iterations=arguments.iterations, reward="binary",
                 evaluate_every=arguments.iterations + 1,  # nothing is chosen: the last policy counts
             )  # fmt: skip
-            if arm != "simulator":
+            if arm == "half":
+                config = dataclasses.replace(config, groups=config.groups // 2)
+            elif arm != "simulator":
                 model = out / ("model-greedy" if arm == "no-exploration" else "model")
                 env = dataclasses.replace(
                     config.env, name="world", suite=str(model),
-                    world=ImaginedConfig(anywhere=True, dynamic_stop=arm != "no-stop"),
+                    world=ImaginedConfig(
+                        anywhere=True, dynamic_stop=arm != "no-stop",
+                        max_decisions=1 if arm == "preference" else 0,
+                    ),
                 )  # fmt: skip
-                anchor = 0.0 if arm == "no-anchor" else arguments.anchor
+                anchor = 0.0 if arm in ("no-anchor", "mixed") else arguments.anchor
                 config = dataclasses.replace(
-                    config, env=env, mpo=dataclasses.replace(config.mpo, anchor=anchor)
+                    config,
+                    env=env,
+                    algorithm=arm if arm in ("diwa", "preference") else "mpo",
+                    mpo=dataclasses.replace(config.mpo, anchor=anchor),
+                    real="tabletop:demo" if arm == "mixed" else "",
+                    real_share=_PLAYED[arm] if arm == "mixed" else 0.0,
                 )
             found = one(config, preset.env, out / f"{arm}-{seed}")
-            spent = config.groups * config.iterations if arm == "simulator" else real
+            recorded = 0 if arm in ("simulator", "half") else real
+            spent = recorded + round(_PLAYED.get(arm, 0.0) * preset.groups * config.iterations)
             table.append({"arm": arm, "seed": seed, "real": spent, **found})
             results.write_text(json.dumps(table, indent=1))
             report(table)
@@ -115,8 +133,13 @@ def one(config: TrainConfig, measured: EnvConfig, path: Path) -> dict[str, Any]:
     with folder.claim():
         run = begin(config)
         starts = eval_starts(environments.task_names(measured), "test", config.test_episodes)
-        with environments.open_pool(config.env, run.policy.execute) as pool:
-            train(config, run, pool, folder)
+        with contextlib.ExitStack() as opened:
+            pool = environments.open_pool(config.env, run.policy.execute)
+            opened.callback(pool.close)
+            real = environments.open_pool(measured, run.policy.execute) if config.real else None
+            if real is not None:
+                opened.callback(real.close)
+            train(config, run, pool, folder, real)
         rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
         with environments.open_pool(measured, run.policy.execute) as pool:
             won = evaluate(pool, run.policy, starts, greedy=True).outcomes.success
