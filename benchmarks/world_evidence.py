@@ -34,12 +34,13 @@ from regrip.launch.run_directory import RunDirectory
 from regrip.launch.train import begin, train
 
 # The first and the last are the comparison. Then what the papers leave out; then other algorithms, of which
-# `preference` compares chunks imagined at recorded frames; then a half of the simulator's episodes, and the
-# same half with as many imagined ones beside it.
+# `preference` compares chunks imagined at recorded frames; then a quarter of the simulator's episodes, and
+# the same quarter with imagined ones beside it, three for each.
 ARMS = (
-    "imagined", "no-stop", "no-anchor", "no-exploration", "diwa", "preference", "half", "mixed", "simulator",
+    "imagined", "no-stop", "no-anchor", "no-exploration", "diwa", "preference", "quarter", "mixed",
+    "simulator",
 )  # fmt: skip
-_PLAYED = {"simulator": 1.0, "half": 0.5, "mixed": 0.5}  # share of the episodes that is the simulator's
+_PLAYED = {"simulator": 1.0, "quarter": 0.25, "mixed": 0.25}  # share of the episodes that is the simulator's
 
 
 def main() -> None:
@@ -87,8 +88,8 @@ def main() -> None:
                 preset, seed=seed, iterations=arguments.iterations, reward="binary",
                 evaluate_every=arguments.iterations + 1,  # nothing is chosen: the last policy counts
             )  # fmt: skip
-            if arm == "half":
-                config = dataclasses.replace(config, groups=config.groups // 2)
+            if arm == "quarter":
+                config = dataclasses.replace(config, groups=round(_PLAYED[arm] * config.groups))
             elif arm != "simulator":
                 model = out / ("model-greedy" if arm == "no-exploration" else "model")
                 env = dataclasses.replace(
@@ -108,7 +109,7 @@ def main() -> None:
                     real_share=_PLAYED[arm] if arm == "mixed" else 0.0,
                 )
             found = one(config, preset.env, out / f"{arm}-{seed}")
-            recorded = 0 if arm in ("simulator", "half") else real
+            recorded = 0 if arm in ("simulator", "quarter") else real
             spent = recorded + round(_PLAYED.get(arm, 0.0) * preset.groups * config.iterations)
             table.append({"arm": arm, "seed": seed, "real": spent, **found})
             results.write_text(json.dumps(table, indent=1))
