@@ -19,51 +19,21 @@ from collections.abc import Sequence
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import numpy as np
 import psutil
 import torch
+from random_play import CHUNK, begin, cpu_s
 
 from regrip.datasets.protocols import VectorEnv
-from regrip.datasets.starts import StartState, counter_generator
 from regrip.sim.genesis.env import GenesisEnv, Seconds
 from regrip.sim.pool import WorkerPool
 from regrip.sim.tabletop.tasks import task_names
 
-CHUNK = 5
 SIZE = 64
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process and its children, those that have ended included."""
-    me = psutil.Process()
-    total = 0.0
-    for process in (me, *me.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
 
 
 def play(env: VectorEnv, rounds: int) -> tuple[float, float]:
     """Control steps per CPU second and per wall second over `rounds` chunks of all slots."""
-    slots = list(range(env.num_slots))
-    names = task_names("demo")
-    starts = [StartState(names[slot % len(names)], "train", slot) for slot in slots]
-    span = (env.spec.action_high - env.spec.action_low).astype(np.float64)
-    draw = counter_generator("benchmark genesis")
-
-    def one() -> int:
-        shape = (len(slots), CHUNK, env.spec.action_dim)
-        chunks = env.spec.action_low + draw.uniform(0.35, 0.65, shape) * span
-        env.step(slots, chunks.astype(np.float32))
-        result = env.receive(slots)
-        over = [slots[row] for row in np.flatnonzero(result.done)]
-        if over:
-            env.reset(over, [starts[slot] for slot in over])
-            env.receive(over)
-        return int(result.executed.sum())
-
-    env.reset(slots, starts)
-    env.receive(slots)
+    one = begin(env, task_names("demo"), "benchmark genesis")
     one()
     if isinstance(env, GenesisEnv):
         env.seconds = Seconds()

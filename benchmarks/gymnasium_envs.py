@@ -1,7 +1,7 @@
 """How fast Gymnasium environments are played with pictures: our worker pool against AsyncVectorEnv.
 
-    .venv-gymnasium/bin/python benchmarks/gymnasium_envs.py --folder /tmp/scratch
-    .venv-gymnasium/bin/python benchmarks/gymnasium_envs.py --folder /tmp/scratch --only pusht
+    .venv-gymnasium/bin/python benchmarks/gymnasium_envs.py --folder runs/scratch
+    .venv-gymnasium/bin/python benchmarks/gymnasium_envs.py --folder runs/scratch --only pusht
 
 For each of four tasks the same camera, picture size and number of steps, in turns, several times over. The
 first contender is the usual way: gymnasium.vector.AsyncVectorEnv with a picture after every step, drawn by

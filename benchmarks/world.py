@@ -18,20 +18,19 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before mujoco is imported
 
 import numpy as np
-import psutil
 import torch
+from random_play import CHUNK, begin, cpu_s
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from regrip.datasets.protocols import VectorEnv
 from regrip.datasets.spec import RobotSpec
-from regrip.datasets.starts import StartState, counter_generator
 from regrip.sim.pool import WorkerPool
 from regrip.sim.tabletop.env import make
 from regrip.sim.tabletop.tasks import task_names
@@ -41,17 +40,11 @@ from regrip.sim.world.env import WorldEnv
 from regrip.sim.world.model import Calibration, WorldModel
 from regrip.sim.world.starts import Starts
 
-CHUNK, SIZE, SUITE = 5, 64, "demo"
+SIZE, SUITE = 64, "demo"
 KINDS = ("video", "rssm")
 WORDS = ["put", "the", "red", "block", "on", "plate"]
 # Dense bfloat16, teraflops, by the makers' data sheets.
 PEAK = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process and its children."""
-    me = psutil.Process()
-    return sum(one.user + one.system for one in (p.cpu_times() for p in (me, *me.children(recursive=True))))
 
 
 def made(kind: Any, spec: RobotSpec, device: str) -> WorldModel:
@@ -85,33 +78,14 @@ def rate(one: Callable[[], object], least_s: float, clock: Callable[[], float]) 
 # ---- imagination ---------------------------------------------------------------------------------------
 
 
-def play(env: VectorEnv, rounds: int) -> float:
+def play(env: VectorEnv, tasks: Sequence[str], rounds: int) -> float:
     """Decisions per CPU second of a whole environment."""
-    slots = list(range(env.num_slots))
-    names = task_names(SUITE)
-    starts = [StartState(names[slot % len(names)], "train", slot) for slot in slots]
-    if isinstance(env, WorldEnv):
-        starts = [StartState("demo/benchmark", "train", slot) for slot in slots]
-    span = (env.spec.action_high - env.spec.action_low).astype(np.float64)
-    draw = counter_generator("benchmark world")
-
-    def one() -> int:
-        shape = (len(slots), CHUNK, env.spec.action_dim)
-        chunks = env.spec.action_low + draw.uniform(0.35, 0.65, shape) * span
-        env.step(slots, chunks.astype(np.float32))
-        result = env.receive(slots)
-        over = [slots[row] for row in np.flatnonzero(result.done)]
-        if over:
-            env.reset(over, [starts[slot] for slot in over])
-            env.receive(over)
-        return len(slots)
-
-    env.reset(slots, starts)
-    env.receive(slots)
+    one = begin(env, tasks, "benchmark world")
     one()
-    begin = cpu_s()
-    done = sum(one() for _ in range(rounds))
-    return done / (cpu_s() - begin)
+    began = cpu_s()
+    for _ in range(rounds):
+        one()
+    return rounds * env.num_slots / (cpu_s() - began)
 
 
 def beginnings(spec: RobotSpec) -> Starts:
@@ -145,12 +119,12 @@ def imagination(spec: RobotSpec, most: int, least_s: float) -> None:
             "regrip.sim.tabletop.env:make", {**kwargs, "cameras": cameras},
             num_slots=48, num_workers=1, chunk_size=CHUNK,
         ) as pool:  # fmt: skip
-            beside.append(play(pool, 12))
+            beside.append(play(pool, task_names(SUITE), 12))
             line("MuJoCo, worker pool", "48", "two at 64 px" if cameras else "none", beside[-1], 0)
     for kind in KINDS:
         model = made(kind, spec, "cpu")
         with WorldEnv(model, beginnings(spec), num_slots=64, cut_off=float("inf")) as env:
-            line(f"{kind}, WorldEnv", "64", "two at 64 px", play(env, 6), beside[0])
+            line(f"{kind}, WorldEnv", "64", "two at 64 px", play(env, ["demo/benchmark"], 6), beside[0])
         for rows in sizes(1, most):
             for pictures in (True, False):
                 one = step_of(model, rows, pictures)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from markupsafe import Markup
 
 from ..datasets.statistics import Rate
 
@@ -58,6 +60,18 @@ class _Frame:
     def y(self, value: float) -> float:
         share = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
         return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 1)
+
+
+def at_both_widths(draw: Callable[..., str], wide: tuple[int, int], narrow: tuple[int, int]) -> Markup:
+    """A chart for a desktop and for a phone, of which the page shows one: text in a chart does not scale.
+
+    Args:
+        draw: takes ``width`` and ``height``, pixels.
+        wide: the desktop's.
+        narrow: the phone's.
+    """
+    large, small = (draw(width=width, height=height) for width, height in (wide, narrow))
+    return Markup(f'<div class="wide">{large}</div><div class="narrow">{small}</div>')
 
 
 def line_chart(

@@ -67,7 +67,7 @@ class ImaginedConfig:
         anywhere: begin training episodes in the middle of recorded ones, too.
         dynamic_stop: end an episode when the reflector says that it has succeeded.
         cut_off: doubt at which an episode ends as a failure, in units of what is usual.
-        penalty: of doubt, paid at every decision by the reward ``imagined``.
+        penalty: of doubt, paid at every decision by the reward ``environment``.
     """
 
     max_decisions: int = 0

@@ -8,17 +8,16 @@ from typing import Any
 from markupsafe import Markup
 
 from ..datasets.statistics import Rate
-from .charts import Point, Series, line_chart
+from .charts import Point, Series, at_both_widths, line_chart
 
-# Chart sizes in pixels, for a desktop and for a phone: text in a chart does not scale.
+# Chart sizes in pixels, for a desktop and for a phone.
 _WIDE, _NARROW = (920, 300), (350, 250)
 Row = Mapping[str, float]
 
 
 def both(draw: Callable[..., str]) -> Markup:
     """A chart at the desktop's and at the phone's width."""
-    wide, narrow = (draw(width=width, height=height) for width, height in (_WIDE, _NARROW))
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
+    return at_both_widths(draw, _WIDE, _NARROW)
 
 
 def rates(rows: Sequence[Row], part: str, words: str) -> list[Point]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import regrip
 from ..datasets.statistics import Rate
 from ..rewards.estimates import Estimate
 from ..rewards.trust import Findings
-from .charts import Point, Series, line_chart
+from .charts import Point, Series, at_both_widths, line_chart
 from .durable import write_durably
 from .report import template
 from .rewards_compare import Data, Judged, learned_note
@@ -104,11 +104,6 @@ def _reward(one: Judged, data: Data, shown: int, strips: dict[int, str]) -> dict
         "films": _films(findings, data, shown, strips),
         "charts": charts,
     }
-
-
-def _both(draw: Callable[..., str]) -> Markup:
-    wide, narrow = (draw(width=width, height=height) for width, height in (_WIDE, _NARROW))
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
 
 
 def _films(findings: Findings, data: Data, shown: int, strips: dict[int, str]) -> list[dict[str, Any]]:
@@ -263,6 +258,8 @@ def _reliability(findings: Findings) -> Markup:
     ]
     ideal = [Point(x, x, x, x, "as it should be") for x in (0.0, 1.0)]
     series = [Series("as it should be", "third", ideal), Series("episodes", "after", points, dots=True)]
-    return _both(
-        lambda **size: line_chart(series, x_label="score", label="Success over score", percent=True, **size)
+    return at_both_widths(
+        lambda **size: line_chart(series, x_label="score", label="Success over score", percent=True, **size),
+        _WIDE,
+        _NARROW,
     )

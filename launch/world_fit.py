@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -17,11 +17,12 @@ from ..sim.world.checks import imagine
 from ..sim.world.config import WorldConfig
 from ..sim.world.files import ABOUT, load_world, save_world
 from ..sim.world.fit import encode, fit, split
-from ..sim.world.goals import goals_of
+from ..sim.world.goals import Goals, goals_of
 from ..sim.world.held import card_of, take
 from ..sim.world.judging import reflector
-from ..sim.world.referees import fit_referees, save_referees
-from ..sim.world.starts import starts_of
+from ..sim.world.model import WorldModel
+from ..sim.world.referees import Referees, fit_referees, save_referees
+from ..sim.world.starts import Starts, starts_of
 from .config import parse_options
 from .durable import StorageError, explain
 from .evaluate import require_place
@@ -63,11 +64,7 @@ def main(args: Sequence[str]) -> int:
         "of actions, and whether the task is done.",
     )
     began = time.monotonic()
-    torch.set_num_threads(options.threads)
-    require_device(options.device)
-    if (options.out / ABOUT).exists():
-        raise StorageError(f"{options.out} holds a world model already; give another --out, or remove it")
-    require_place(options.out / ABOUT)
+    prepare(options.out, options.device, options.threads)
     config = options.config
     with Bars() as bars:
         clips = read(options.data, config.chunk, bars)
@@ -95,12 +92,7 @@ def main(args: Sequence[str]) -> int:
             name: getattr(verdicts, name).value for name in ("precision", "recall", "auroc", "ece")
         },
     }
-    try:
-        save_world(options.out, model, starts_of(clips, config), card)
-        save_referees(options.out, referees, model)
-        goals.save(options.out / GOALS)
-    except OSError as error:
-        raise explain(error, "write", options.out) from error
+    keep(options.out, model, starts_of(clips, config), card, referees, goals)
     print(
         f"{len(clips)} episodes with {len(clips.state)} frames, {len(held)} episodes held out "
         f"({int(clips.success[held].sum())} successes); {seconds:.0f} s\n"
@@ -109,6 +101,42 @@ def main(args: Sequence[str]) -> int:
         f"{' '.join(map(str, options.data))}"
     )
     return 0
+
+
+def prepare(out: Path, device: str, threads: int) -> None:
+    """Set torch's threads, and refuse at once what would be refused when the model is to be written.
+
+    Raises:
+        StorageError: if `out` holds a model or cannot be written.
+        ValueError: as `require_device`.
+    """
+    torch.set_num_threads(threads)
+    require_device(device)
+    if (out / ABOUT).exists():
+        raise StorageError(f"{out} holds a world model already; give another --out, or remove it")
+    require_place(out / ABOUT)
+
+
+def keep(
+    out: Path,
+    model: WorldModel,
+    starts: Starts,
+    card: Mapping[str, Any],
+    referees: Referees | None,
+    goals: Goals,
+) -> None:
+    """Write a model's folder: what it is, where it begins, what judges it, and its goals.
+
+    Raises:
+        StorageError: if something cannot be written.
+    """
+    try:
+        save_world(out, model, starts, card)
+        if referees is not None:
+            save_referees(out, referees, model)
+        goals.save(out / GOALS)
+    except OSError as error:
+        raise explain(error, "write", out) from error
 
 
 def require_device(device: str) -> None:

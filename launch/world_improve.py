@@ -18,21 +18,18 @@ from ..datasets.ledger import DataError
 from ..sim.world.calibrate import calibrate
 from ..sim.world.clips import Clips
 from ..sim.world.dynamics import Batch
-from ..sim.world.files import ABOUT, load_world, save_world
+from ..sim.world.files import load_world
 from ..sim.world.fit import batch_of, encode, split
 from ..sim.world.goals import goals_of
 from ..sim.world.held import card_of
 from ..sim.world.inverse import InverseDynamics, fit_inverse
 from ..sim.world.model import WorldModel
-from ..sim.world.referees import load_referees, save_referees
+from ..sim.world.referees import load_referees
 from ..sim.world.rlir import Agreement, RlirConfig, mean_agreement, rlir
 from .config import parse_options
-from .durable import StorageError, explain
-from .evaluate import require_place
 from .provenance import code_version, command_line
 from .world_data import Bars, read
-from .world_fit import require_device
-from .world_scores import GOALS
+from .world_fit import keep, prepare
 
 _MOST = 512  # held-out decisions that are judged before and after
 
@@ -69,13 +66,9 @@ def main(args: Sequence[str]) -> int:
         "the commanded actions off what it imagines (RLIR). `regrip world check` says whether that helped.",
     )
     began = time.monotonic()
-    torch.set_num_threads(options.threads)
-    require_device(options.device)
-    if (options.out / ABOUT).exists():
-        raise StorageError(f"{options.out} holds a world model already; give another --out, or remove it")
+    prepare(options.out, options.device, options.threads)
     model, starts, card = load_world(options.model, options.device)
     referees = load_referees(options.model, model)
-    require_place(options.out / ABOUT)
     with Bars() as bars:
         clips = read(options.data, model.config.chunk, bars, model.spec)
         require_same(clips, model, card, options)
@@ -105,13 +98,8 @@ def main(args: Sequence[str]) -> int:
         "config": dataclasses.asdict(options.rlir),
         "agreement": {name: [before[name], after[name]] for name in judges},
     }
-    try:
-        save_world(options.out, model, starts, {**card, "improved": [*card.get("improved", []), improved]})
-        if referees is not None:
-            save_referees(options.out, referees, model)
-        goals_of(model, clips, tokens).save(options.out / GOALS)
-    except OSError as error:
-        raise explain(error, "write", options.out) from error
+    card = {**card, "improved": [*card.get("improved", []), improved]}
+    keep(options.out, model, starts, card, referees, goals_of(model, clips, tokens))
     print(f"how well commands are read off imagined frames, {len(unseen.tokens)} held-out decisions, 0 to 1:")
     for name in judges:
         print(f"  by {name}: {before[name]:.3f} before, {after[name]:.3f} after")

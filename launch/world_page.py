@@ -21,7 +21,7 @@ from ..sim.world.estimates import Curve
 from ..sim.world.judging import Ranking, Verdicts, probability
 from ..sim.world.model import WorldModel
 from ..sim.world.verdict import Findings, sentence
-from .charts import Point, Series, line_chart
+from .charts import Point, Series, at_both_widths, line_chart
 from .durable import explain, write_durably
 from .report import template
 from .videos import write_mp4
@@ -135,8 +135,7 @@ def _diagonal(points: list[Point], x_label: str, name: str) -> Markup:
 
 
 def _both(draw: Callable[..., str]) -> Markup:
-    wide, narrow = (draw(width=width, height=height) for width, height in (_WIDE, _NARROW))
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
+    return at_both_widths(draw, _WIDE, _NARROW)
 
 
 def films(folder: Path, model: WorldModel, seen: Seen, most: int) -> list[dict[str, Any]]:

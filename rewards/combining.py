@@ -35,7 +35,7 @@ class GatedAccumulation:
 
     An episode without an outcome is not valid; steps that could not be judged pay nothing.
 
-    Source: G-RA (arXiv 2508.10548), formula as the paper's abstract and notes about it say.
+    Source: G-RA (arXiv 2508.10548), formula from the paper's abstract and second-hand.
 
     Attributes:
         outcome: must be absolute: a relative one has an episode that passes in every batch.

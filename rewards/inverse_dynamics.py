@@ -5,7 +5,7 @@ task success it says nothing about.
 
 Source: RLIR, abstract (an inverse-dynamics model's agreement as reward); the discrete form is inferred from
 it. The continuous form, clip(exp(-mse / T), 0, 1) on normalised actions, is as in RLinf's released code
-(``embodied/action_similarity.py``), as the project's notes on it say. The guard against still videos is
+(``embodied/action_similarity.py``), read second-hand. The guard against still videos is
 ours: with an inverse model that has collapsed to the mean action, or with small commands, a frozen picture
 agrees.
 """

@@ -7,8 +7,8 @@ those the base policy visited; its logit is the log of how much more often the c
 
 The penalty is the log-ratio (KL), the ratio less 1 (chi-squared), or that over the root of the batch's
 chi-squared. Penalties, `lam` and the trimming of 1 % at each side are as in the released code
-(``occupancy_measures/agents/orpo.py``), as the project's notes on it say; the released discriminator is a
-network that goes on learning, and the bounds of its clipping were not noted. Ours:
+(``occupancy_measures/agents/orpo.py``), read second-hand; the released discriminator is a network that goes
+on learning, and the bounds of its clipping are not known here. Ours:
 
 * The discriminator is logistic regression on embeddings, fitted afresh to each batch, so nothing but the base
   policy's embeddings need be saved, and the result does not depend on the order of rows.

@@ -51,8 +51,7 @@ def par(reward: Array, references: Array, slope: float = 1.0) -> Array:
 
     The mean of the sigmoids, not the sigmoid of the mean difference. In [0, 1].
 
-    Source: PAR (arXiv 2502.18770), ``trainers/reward_shaper.py`` of its code, as the project's notes on that
-    code give it.
+    Source: PAR (arXiv 2502.18770), ``trainers/reward_shaper.py`` of its code, read second-hand.
     """
     return np.asarray(sigmoid(slope * (reward[:, None] - references[None])).mean(1), np.float64)
 
@@ -233,7 +232,7 @@ class ReDit:
     deviate by no more than `floor` gets none: group normalisation would blow it up to unit size, a push in a
     random direction. So by default it never revives a group of equal rewards; the paper wants that.
 
-    Source: ReDit (arXiv 2506.18631), normal or uniform noise of deviation 0.05, from notes about the paper;
+    Source: ReDit (arXiv 2506.18631), normal or uniform noise of deviation 0.05, read second-hand;
     the caveat and the floor are ours.
 
     Attributes:
@@ -278,7 +277,7 @@ class NoisyReward:
     What turning over adds or takes is paid at the last executed step.
 
     Source: Noisy-Rewards (arXiv 2505.22653), whose released code tosses once for each prompt group
-    (``workers/reward_manager/naive.py``, as the project's notes on that code say).
+    (``workers/reward_manager/naive.py``, read second-hand).
 
     Attributes:
         p: probability of turning over.

@@ -198,6 +198,32 @@ def gae(
     return advantage_bn.reshape(shape).float(), target_bn.reshape(shape).float()
 
 
+def chunk_gae(
+    reward: Tensor, value: Tensor, valid: Tensor, *, executed: int, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """`gae` of whole chunks, each one action that is paid the sum of its steps' rewards.
+
+    A decision is `executed` control steps after the one before, however many were planned, so `gamma` to that
+    power is its discount. Every row is one episode, whose end is worth nothing more.
+
+    Args:
+        reward: (B,D,H).
+        value: (B,D,H), the critic at each control step; that of a chunk is its first step's.
+        valid: bool (B,D,H), control steps that were executed.
+        executed: how many of a chunk's H steps are, fewer only where an episode ends.
+        gamma: discount for one control step.
+        lam: for one decision.
+
+    Returns:
+        Advantage and target, float32 (B,D), 0 where nothing was executed.
+    """
+    rows = len(reward)
+    return gae(
+        (reward * valid).sum(-1), value[..., 0], valid.any(-1),
+        torch.ones(rows, dtype=torch.bool), torch.zeros(rows), gamma=gamma**executed, lam=lam,
+    )  # fmt: skip
+
+
 def last_valid(valid: Tensor) -> Tensor:
     """True at the last valid element of each row of (B,N) bool; a row without any has none."""
     later = valid.int().flip(1).cumsum(1).flip(1)

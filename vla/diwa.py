@@ -11,8 +11,8 @@ The inner action is a whole latent chunk: its log-probability is the sum over ex
 dimensions. (DPPO takes the mean, so its clip of 0.01 for a chunk of 4 by 7 is one of 0.28 here.)
 
 What keeps the policy near its base (`DiwaConfig.alpha`): the paper's formula has the base policy's
-log-density of the policy's own inner steps, notes on its code say that steps sampled from the base policy are
-scored by the current one. Both are here. At one latent they are the same: the step has a fixed deviation, so
+log-density of the policy's own inner steps, its code, known second-hand, scores steps sampled from the base
+policy by the current one. Both are here. At one latent they are the same: the step has a fixed deviation, so
 either divergence is half the squared distance of the two means in its units. They differ in the latents they
 look at. The default, ``reverse``, holds the policy where it goes itself, which is where it exploits a model,
 costs no further sampling and is exact; ``forward`` holds it along the chains of the base policy.
@@ -262,17 +262,15 @@ def update(
             "ChainActor around the policy play them"
         )
     valid = torch.from_numpy(rollouts.valid)
-    taken = valid.any(-1)
-    gain, goal = advantages.gae(
-        (torch.from_numpy(reward) * valid).sum(-1),
-        torch.from_numpy(np.asarray(rollouts.latent["value"], np.float32))[..., 0],
-        taken,
-        torch.ones(len(rollouts), dtype=torch.bool),
-        torch.zeros(len(rollouts)),
-        gamma=config.gamma**policy.execute,
+    gain, goal = advantages.chunk_gae(
+        torch.from_numpy(reward),
+        torch.from_numpy(np.asarray(rollouts.latent["value"], np.float32)),
+        valid,
+        executed=policy.execute,
+        gamma=config.gamma,
         lam=config.lam,
     )
-    gain = advantages.normalise(gain, taken)
+    gain = advantages.normalise(gain, valid.any(-1))
     batch = flatten(rollouts, policy.cameras)
     where = batch.episode, batch.decision
     gain, goal = gain[where], goal[where]

@@ -84,7 +84,7 @@ def nano_config(
     max_state_dim: int = 16,
     max_action_dim: int = 8,
 ) -> PI0Config:
-    """pi0-nano: about 1.2 million parameters at width 128, random weights, no hub."""
+    """pi0-nano: 1.1 million parameters at width 128, random weights, no hub."""
     heads = 4
     gemma = {
         "model_type": "gemma",

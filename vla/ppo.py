@@ -94,16 +94,13 @@ def update(
     valid = torch.from_numpy(rollouts.valid)
     old_value = torch.from_numpy(np.asarray(rollouts.latent["value"], np.float32))
     shaped = torch.from_numpy(reward)
-    ended = torch.ones(len(rollouts), dtype=torch.bool)
-    bootstrap = torch.zeros(len(rollouts))
     if config.granularity == "chunk":
-        some = valid.any(-1)
-        gain, goal = advantages.gae(
-            (shaped * valid).sum(-1), old_value[..., 0], some, ended, bootstrap,
-            gamma=config.gamma ** policy.chunk_size, lam=config.lam,
-        )  # fmt: skip
+        gain, goal = advantages.chunk_gae(
+            shaped, old_value, valid, executed=policy.execute, gamma=config.gamma, lam=config.lam
+        )
         gain, goal = gain[..., None].expand_as(shaped), goal[..., None].expand_as(shaped)
     else:
+        ended, bootstrap = torch.ones(len(rollouts), dtype=torch.bool), torch.zeros(len(rollouts))
         gain, goal = advantages.gae(
             shaped, old_value, valid, ended, bootstrap, gamma=config.gamma, lam=config.lam
         )

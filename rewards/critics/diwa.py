@@ -1,11 +1,11 @@
 """DiWA: a success classifier in two parts, an embedding shaped by contrast and a classifier on it.
 
-Source: DiWA (Diffusion Policy Adaptation with World Models); its abstract, and a third party's notes for the
-parts. Embedding MLP with NT-Xent and classification MLP with cross entropy: as the notes say. Which two
-frames are a positive pair is not verified; here they are two frames of the same sentence and class, and
-others of that class and sentence are left out of the denominator instead of being pushed away. In the paper
-the input is a world model's latent; any embedding will do. The index of the dream's Markov chain and the
-discount over denoising steps are from the notes too.
+Source: DiWA (Diffusion Policy Adaptation with World Models); its abstract, and second-hand the parts:
+embedding MLP with NT-Xent, classification MLP with cross entropy. Which two frames are a positive pair is not
+verified; here they are two frames of the same sentence and class, and others of that class and sentence are
+left out of the denominator instead of being pushed away. In the paper the input is a world model's latent;
+any embedding will do. The index of the dream's Markov chain and the discount over denoising steps are
+second-hand too.
 """
 
 from __future__ import annotations

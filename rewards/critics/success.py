@@ -1,7 +1,7 @@
 """Success classifiers of single frames: a plain one, and World-Env's reflector with its stop rule.
 
 Sources: the classifier has the role of the one in RLinf's docs; its form is ours.
-The reflector follows World-Env (arXiv 2509.24948) as a third party's notes say: reward = sigmoid of a small
+The reflector follows World-Env (arXiv 2509.24948) as described second-hand: reward = sigmoid of a small
 head on frozen features, trained with binary cross entropy on per-frame success, an episode stopped where the
 reward exceeds 0.5. Its code could not be read: not verified. There the features are a language model's; here
 the features are given embeddings, or the convolutions of this package trained with the head.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,71 +9,39 @@ import pytest
 import torch
 
 from regrip.launch import cli
-from regrip.launch.checkpoint import CheckpointError, load_latest, publish
+from regrip.launch.checkpoint import load_latest
 from regrip.launch.config import from_dict
 from regrip.launch.experiment import TrainConfig
 from regrip.launch.metrics import read_metrics
 from regrip.launch.run_directory import RunDirectory
-from regrip.launch.train import begin
-from regrip.vla.policy_files import load_policy, save_policy
+from regrip.vla.policy_files import load_policy
 
-from .resuming import go_on, same_bits
+from .resuming import SMALL, moved_from, refuses_another_base, stopped_and_resumed
 
 torch.set_num_threads(1)
 
 HELD: dict[str, Any] = {
-    "env": {"image_size": 32, "tasks": ["press_yellow"], "workers": 1, "slots": 4},
+    **SMALL,
     "algorithm": "diwa",
     "diwa": {"alpha": 0.1, "minibatch": 32, "warmup_iterations": 0, "learning_rate": 1e-3, "gamma": 0.97},
-    "reward": "binary",
-    "train_vlm": False,
-    "noise_level": 0.5,
-    "final_noise_level": 0.3,
-    "groups": 4,
-    "iterations": 2,
-    "evaluate_every": 100,
-    "select_episodes": 1,
-    "test_episodes": 1,
-    "videos": 0,
-    "threads": 1,
 }
 
 
 def test_resumed_the_weights_are_the_same_bits(tiny_policy: Path, tmp_path: Path) -> None:
     config = from_dict(TrainConfig, {**HELD, "policy": str(tiny_policy)})
-    straight, resumed = (RunDirectory(tmp_path / name) for name in ("straight", "resumed"))
-    for folder in (straight, resumed):
-        folder.path.mkdir()
-    first = go_on(config, straight, 2)
-    go_on(config, resumed, 1)
-    second = go_on(config, resumed, 2)
-    same_bits(first, second)
-
-    base = load_policy(tiny_policy).weights()
-    assert second.reference is not None
-    kept, learnt = second.reference.weights(), second.policy.weights()
-    assert all(torch.equal(value, kept[name]) for name, value in base.items())
-    moved = {name for name, value in base.items() if not torch.equal(value, learnt[name])}
+    run = stopped_and_resumed(config, tmp_path)
+    assert run.reference is not None
+    moved = moved_from(run.reference, load_policy(tiny_policy), run)
     assert any(not name.startswith("critic.") for name in moved)
 
-    rows = read_metrics(resumed.path)
+    rows = read_metrics(tmp_path / "resumed")
     assert all(row["ratio_gap"] < 1e-4 for row in rows), "it recomputes the chains that it acted with"
     assert rows[0]["anchor/kl"] < rows[1]["anchor/kl"], "it begins where the base policy is, and leaves it"
     assert rows[0]["anchor/kl"] < 1.0
 
 
 def test_another_base_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
-    folder, policy = tmp_path / "base", load_policy(tiny_policy)
-    publish(folder, partial(save_policy, policy), {})
-    config = from_dict(TrainConfig, {**HELD, "policy": str(folder)})
-    run = begin(config)
-    tensors, meta = {name: torch.as_tensor(value) for name, value in run.tensors().items()}, run.meta()
-    begin(config).load(tensors, meta)
-    with torch.no_grad():
-        policy.pi0.action_out_proj.bias.add_(0.1)
-    publish(folder, partial(save_policy, policy), {})
-    with pytest.raises(CheckpointError, match=f"anchored to a base policy with digest {run.base}.*put back"):
-        begin(config).load(tensors, meta)
+    refuses_another_base(HELD, tiny_policy, tmp_path)
 
 
 def test_what_has_no_chain_is_refused_before_the_folder_is_taken(

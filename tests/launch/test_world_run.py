@@ -19,7 +19,7 @@ from regrip.launch.report import write_report
 from regrip.launch.run_directory import RunDirectory
 from regrip.launch.train import begin, post_train, train
 
-from .resuming import go_on, same_bits
+from .resuming import go_on, moved_from, stopped_and_resumed
 
 torch.set_num_threads(1)
 
@@ -74,17 +74,10 @@ def test_from_the_command_line_to_the_report(world: Path, tmp_path: Path) -> Non
 
 def test_with_real_episodes_among_them_a_run_goes_on_bit_for_bit(world: Path, tmp_path: Path) -> None:
     config = small(world, real="tabletop:demo", check_real=True, real_share=0.25)
-    straight, resumed = (RunDirectory(tmp_path / name) for name in ("straight", "resumed"))
-    for folder in (straight, resumed):
-        folder.path.mkdir()
-    first = go_on(config, straight, 2)
-    go_on(config, resumed, 1)
-    second = go_on(config, resumed, 2)
-    same_bits(first, second)
-    assert first.real_episodes == second.real_episodes == 2 * (2 + 2)
-    assert first.parting == second.parting
+    run = stopped_and_resumed(config, tmp_path)
+    assert run.real_episodes == 2 * (2 + 2)
     base = begin(config).policy.weights()
-    assert any(not torch.equal(value, base[name]) for name, value in second.policy.weights().items())
+    assert any(not torch.equal(value, base[name]) for name, value in run.policy.weights().items())
 
 
 def test_a_run_ends_when_imagination_and_reality_part(
@@ -182,21 +175,13 @@ PREFERRING: dict[str, Any] = {
 def test_preferences_go_on_bit_for_bit_and_are_learnt(world: Path, tmp_path: Path, by: str) -> None:
     proposals = {**PREFERRING["proposals"], "by": by}
     config = small(world, **{**PREFERRING, "proposals": proposals})
-    straight, resumed = (RunDirectory(tmp_path / name) for name in ("straight", "resumed"))
-    for folder in (straight, resumed):
-        folder.path.mkdir()
-    first = go_on(config, straight, 2)
-    go_on(config, resumed, 1)
-    second = go_on(config, resumed, 2)
-    same_bits(first, second)
-    rows = read_metrics(resumed.path)
+    run = stopped_and_resumed(config, tmp_path)
+    rows = read_metrics(tmp_path / "resumed")
     assert all(0 < row["pairs"] <= 16 for row in rows)
     assert rows[0]["loss_first"] == pytest.approx(0.693147, abs=1e-4), "it begins at its reference"
     assert rows[1]["loss_first"] != pytest.approx(0.693147, abs=1e-6), "which does not follow it"
-    assert second.reference is not None
-    kept = begin(config).policy.weights()
-    assert all(torch.equal(value, kept[name]) for name, value in second.reference.weights().items())
-    assert any(not torch.equal(value, kept[name]) for name, value in second.policy.weights().items())
+    assert run.reference is not None
+    assert moved_from(run.reference, begin(config).policy, run)
 
 
 def test_preferences_need_a_learned_world(world: Path, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def test_an_episode_of_one_decision_is_no_obstacle() -> None:
     valid = rollouts.valid.copy()
     valid[:3, 1:] = False
     for kind in KINDS:
-        fit(kind, replace(rollouts, valid=valid), tiny(kind, 6), encoder=ENCODER)
+        critic = fit(kind, replace(rollouts, valid=valid), tiny(kind, 6), encoder=ENCODER)
+        assert np.isfinite(critic.card["held_out"]["loss"])
 
 
 def test_embeddings_and_text_vectors_of_ones_own(tmp_path: Path) -> None:

@@ -104,12 +104,16 @@ def response(model: WorldModel, dimension: int) -> float:
     return float((change * wanted).sum() / wanted.square().sum())
 
 
-def test_a_part_of_the_action_that_prediction_ignores_comes_to_be_followed() -> None:
+def test_a_part_of_the_action_that_prediction_neglects_comes_to_be_followed() -> None:
+    """It matters three times in ten, so the best guess follows it by 0.3; the reward asks for 1.
+
+    Five seeds: 0.27 to 0.35 by prediction, 0.95 to 1.02 once rewarded, 0.22 to 0.27 by the anchor alone.
+    """
     model = learnt(100)
     test = recorded(88_888, 128)
     before = mean_agreement(model, test, read_back)
-    assert response(model, 0) > 0.6
-    assert response(model, 1) < 0.45, "prediction alone follows it as far as it was seen to matter"
+    assert response(model, 0) > 0.8
+    assert 0.2 < response(model, 1) < 0.4, "prediction alone follows it as far as it was seen to matter"
     settings = RlirConfig(steps=60, batch=8, epochs=1, learning_rate=4e-3, anchor=0.1, seed=1)
     rewarded, anchored = model, copy.deepcopy(model)
     seen: list[float] = []
@@ -125,7 +129,7 @@ def test_a_part_of_the_action_that_prediction_ignores_comes_to_be_followed() -> 
     after, control = (mean_agreement(one, test, read_back) for one in (rewarded, anchored))
     assert after > before + 0.1
     assert control < before + 0.05
-    assert response(rewarded, 1) > 0.6 > 0.45 > response(anchored, 1)
+    assert response(rewarded, 1) > 0.8 > 0.4 > response(anchored, 1)
 
 
 def test_a_still_video_is_not_rewarded_for_an_action_near_the_mean() -> None:

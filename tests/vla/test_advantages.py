@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from regrip.vla.advantages import episode_weights, gae, grpo, last_valid, normalise, rloo
+from regrip.vla.advantages import chunk_gae, episode_weights, gae, grpo, last_valid, normalise, rloo
 
 torch.set_num_threads(1)
 light = settings(max_examples=40, deadline=None, derandomize=True)
@@ -174,6 +174,19 @@ def test_gae_by_hand() -> None:
     expected = torch.tensor([[0.8125, -0.75, -1.0, 0.0], [0.9375, -0.25, 1.0, 0.0]])
     assert torch.equal(advantage, expected)
     assert torch.equal(target, torch.where(valid, expected + value, 0.0))
+
+
+def test_a_chunk_is_discounted_by_the_steps_that_are_executed() -> None:
+    # Two of three planned steps are executed, of the last chunk one: gamma is 0.5 a step, so 0.25 a chunk.
+    # lam = 0.5:  d2 = 4 - 2 = 2               A2 = 2
+    #             d1 = 0 + 0.25 * 2 - 1 = -0.5 A1 = -0.5 + 0.125 * 2     = -0.25
+    #             d0 = 1 + 0.25 * 1 - 1 = 0.25 A0 = 0.25 + 0.125 * -0.25 = 0.21875
+    reward = torch.tensor([[[1.0, 0.0, 9.0], [0.0, 0.0, 9.0], [4.0, 9.0, 9.0]]])
+    value = torch.tensor([[[1.0, 7.0, 7.0], [1.0, 7.0, 7.0], [2.0, 7.0, 7.0]]])
+    valid = torch.tensor([[[True, True, False], [True, True, False], [True, False, False]]])
+    advantage, target = chunk_gae(reward, value, valid, executed=2, gamma=0.5, lam=0.5)
+    assert advantage.tolist() == [[0.21875, -0.25, 2.0]]
+    assert target.tolist() == [[1.21875, 0.75, 4.0]]
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,28 @@ def test_critic_warms_up_alone(settings: Settings) -> None:
     assert ("token_out.weight" if settings.head == "tokens" else "pi0.action_out_proj.weight") in moved
 
 
+def test_ppo_discounts_a_chunk_by_the_steps_that_are_executed() -> None:
+    """Of five planned steps two are executed, the episode is won in the second chunk's first.
+
+    The critic says 0, so its targets are 1 for the second decision and 0.5 ** 2 for the first, and half their
+    squares its loss.
+    """
+    policy = tiny_policy(settings=Settings(execute=2))
+    last = policy.critic.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    played = rollouts(policy, 4, 2, 2)
+    played.valid[:] = [[True, True, False, False, False], [True, False, False, False, False]]
+    played = replayed(policy, played)
+    reward = np.zeros(played.valid.shape, np.float32)
+    reward[:, 1, 0] = 1.0
+    config = ppo.PpoConfig(granularity="chunk", gamma=0.5, lam=1.0, epochs=1, warmup_iterations=1)
+    metrics = ppo.update(policy, ppo.optimizer(policy, config), played, reward, config, ("t",), iteration=0)
+    assert metrics["value_loss"] == pytest.approx((0.5 * 0.25**2 + 0.5) / 2)
+
+
 @each_head
 def test_a_few_demonstrations_are_learnt(settings: Settings) -> None:
     policy = tiny_policy(settings=settings)
