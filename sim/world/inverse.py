@@ -3,9 +3,9 @@
 It sees pictures only, never proprioception: so it can label videos without actions, and a world whose state
 obeys while its pictures do not is found out.
 
-Agreement is clip(exp(-mse / T), 0, 1) on normalised actions, as the project's notes say of RLinf's released
-code; RLIR (abstract) rewards a world model with such a model. The guard against still videos is ours: an
-inverse model that knows little answers with the mean chunk, with which a frozen picture may well agree, so
+Agreement is clip(exp(-mse / T), 0, 1) on normalised actions, as RLinf's released code has it, known
+second-hand; RLIR (abstract) rewards a world model with such a model. The guard against still videos is ours:
+an inverse model that knows little answers with the mean chunk, with which a frozen picture may well agree, so
 agreement counts only as far as there was motion where motion was to be expected.
 """
 
