@@ -1,4 +1,4 @@
-"""Before torch is imported: one thread. On a busy machine two that wait for each other are many times slower."""
+"""Before torch is imported: one thread. Two that wait for each other are many times slower on busy cores."""
 
 import os
 
