@@ -280,8 +280,8 @@ def soak(minutes: float, seed: int) -> None:
     took = (time.monotonic() - began) / 60
     print(f"{done / 60:.0f} simulated minutes in {took:.1f}; {watch.faults} bad states")
     print(
-        f"{len(watch.leaps)} times an arm that stood elsewhere was enabled, {max(watch.leaps, default=0):.2f} rad "
-        f"off at most; within {1e3 * watch.AFTER_S:.0f} ms it reached {watch.kick:.2f} of a joint's velocity"
+        f"{len(watch.leaps)} times an arm was enabled that stood elsewhere, by {max(watch.leaps, default=0):.2f} "
+        f"rad at most; within {1e3 * watch.AFTER_S:.0f} ms it reached {watch.kick:.2f} of a joint's velocity"
     )
     if watch.worst > 1.001 or watch.kick > 1.0 or watch.faults:
         raise SystemExit("a limit was broken")

@@ -662,9 +662,9 @@ class Core:
     def _look(self, now: float) -> None:
         """A person has looked and lets the arm move: it goes on from what it was sent last.
 
-        If it stands elsewhere it begins where it is measured: whether it leans on something, was moved, or never
-        got what was sent, cannot be told from here, and a controller that was not told would throw it back.
-        One that was told has its set-points leap to where the arm stands, which takes the load off it.
+        If it stands elsewhere it begins where it is measured. Whether it leans on something, was moved, or
+        never got what was sent, cannot be told from here. To go on from what was sent would throw the last
+        two back; to begin where it stands has the set-points of the first leap there, which unloads it.
         """
         measured = self.gate.measured
         if measured is None or self.gate.joints_fault(now):
