@@ -279,10 +279,9 @@ def soak(minutes: float, seed: int) -> None:
             print(f"{done / 60:14.1f} {episode:9d} {watch.worst:12.4f} {memory[-1]:10.1f}", flush=True)
     took = (time.monotonic() - began) / 60
     print(f"{done / 60:.0f} simulated minutes in {took:.1f}; {watch.faults} bad states")
-    print(
-        f"{len(watch.leaps)} times an arm was enabled that stood elsewhere, by {max(watch.leaps, default=0):.2f} "
-        f"rad at most; within {1e3 * watch.AFTER_S:.0f} ms it reached {watch.kick:.2f} of a joint's velocity"
-    )
+    farthest = max(watch.leaps, default=0.0)
+    print(f"{len(watch.leaps)} times an arm was enabled that stood elsewhere, by {farthest:.2f} rad at most;")
+    print(f"it then reached {watch.kick:.2f} of a joint's velocity within {1e3 * watch.AFTER_S:.0f} ms")
     if watch.worst > 1.001 or watch.kick > 1.0 or watch.faults:
         raise SystemExit("a limit was broken")
 
