@@ -123,10 +123,10 @@ def main(args: Sequence[str]) -> int:
     options = parse_options(Options, args, prog="regrip node", description="Drive a robot with a policy.")
     console = Console()
     robot = load_robot(options.robot)
+    if options.select and robot.core.schedule.mode == "rtc":  # which answers by no other chunk than its own
+        raise ConfigError(f"--select with core.schedule.mode rtc in {options.robot}: take another mode")
     spec, policy, facts, execute = open_thinker(options)
     schedule = robot.core.schedule
-    if options.select and schedule.mode == "rtc":
-        raise ConfigError(f"--select with core.schedule.mode rtc in {options.robot}: it takes other chunks")
     if not schedule.execute and schedule.mode in ("blocking", "receding"):
         schedule = dataclasses.replace(schedule, execute=execute)
         robot = dataclasses.replace(robot, core=dataclasses.replace(robot.core, schedule=schedule))
