@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,7 +151,8 @@ class Watch:
 
     Where a person enables an arm that stands elsewhere than it was sent to stand (it leans on something), the
     core begins where it stands: the set-points leap, and the arm must not. Such a leap is let through if the
-    set-points stood, it leads to where the arm truly is, and is more than what an arm sags.
+    set-points stood, the arm itself stood for 0.1 s, it leads to where the arm truly is, and is more than an
+    arm sags.
     """
 
     SAG, NEAR, AFTER_S = 0.05, 0.03, 0.05
@@ -162,7 +164,8 @@ class Watch:
         self._last: Command | None = None
         self._sent = self._leapt = -np.inf
         self._measured = np.zeros(len(self._joints))
-        self._stood: list[np.ndarray] = []  # where it was measured while nobody had enabled it
+        self._stood: list[np.ndarray] = []  # where it was measured, standing, while nobody had enabled it
+        self._truth: deque[np.ndarray] = deque(maxlen=CONTROLLER_HZ // 10)
         self.worst, self.faults = 0.0, 0
         self.leaps: list[float] = []
         self.kick = 0.0  # the largest share of a joint's velocity just after a leap
@@ -171,12 +174,14 @@ class Watch:
         """The arm was put elsewhere."""
         self._check()
         self._path, self._last, self._stood = [], None, []
+        self._truth.clear()
 
     def arm(self) -> None:
         """Look at the arm itself; to be called at the rate of its controller."""
+        _, position, velocity = self._world.joints()
+        self._truth.append(position[: len(self._joints)])
         if self._world.time - self._leapt <= self.AFTER_S:
-            speed = np.abs(self._world.joints()[2][: len(self._joints)]) / self._fastest
-            self.kick = max(self.kick, float(speed.max()))
+            self.kick = max(self.kick, float((np.abs(velocity[: len(self._joints)]) / self._fastest).max()))
 
     def __call__(self, what: object) -> None:
         if isinstance(what, Joints):
@@ -187,7 +192,8 @@ class Watch:
         if what.command is not None:
             self._follow(what.now, what.command)
             self._stood = []
-        if what.state in ("inactive", "estop"):
+        still = not self._truth or np.ptp(np.array(self._truth), axis=0).max() < self.NEAR
+        if what.state in ("inactive", "estop") and still:
             self._stood.append(self._measured)
 
     def _follow(self, now: float, command: Command) -> None:
