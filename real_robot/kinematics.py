@@ -139,8 +139,9 @@ class Arm:
         slope += self.POSTURE**2 * self.POSTURE_GAIN * self._posture.compute_error(configuration)
         step: Vector = np.linalg.solve(hessian, -slope)
         inside = self._limits[0].compute_qp_inequalities(configuration, 1.0)
-        kept = inside.G is None or bool((inside.G @ step <= inside.h).all())
-        return step if kept else None
+        if inside.G is None or inside.h is None:  # no joint has an end
+            return step
+        return step if bool((inside.G @ step <= inside.h).all()) else None
 
     def ee_delta(self, delta: Vector, joints: Vector, box: tuple[Vector, Vector] | None = None) -> Vector:
         """Joints (N,) at which the tool has moved by a translation and a rotation vector from where it is.
