@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,10 +35,10 @@ from regrip.launch.node_policy import NodePolicy
 from regrip.launch.node_sim import Driven, SimTransport, drive
 from regrip.launch.policies import open_policy
 from regrip.launch.robot_config import RobotConfig, load_robot, make_core, open_arm
-from regrip.real_robot.messages import Command, Request, Tick
+from regrip.real_robot.messages import Command, Joints, Request, Tick
 from regrip.real_robot.node import Node, settle
 from regrip.real_robot.schedule import ScheduleConfig
-from regrip.sim.tabletop.robot import TabletopRobot
+from regrip.sim.tabletop.robot import CONTROLLER_HZ, TabletopRobot
 
 MODES = {
     "receding": ScheduleConfig("receding"),
@@ -146,32 +147,74 @@ def transports(per_task: int, only: str, factor: float) -> None:
 
 
 class Watch:
-    """Rebuilds what the joints were sent, row by row, and keeps the largest share of any limit."""
+    """Rebuilds what the joints were sent, row by row, and keeps the largest share of any limit.
 
-    def __init__(self, robot: RobotConfig) -> None:
-        self._joints = robot.core.joints
-        self._rows: np.ndarray = np.zeros((0, len(self._joints)))
+    Where a person enables an arm that stands elsewhere than it was sent to stand (it leans on something), the
+    core begins where it stands: the set-points leap, and the arm must not. Such a leap is let through if the
+    set-points stood, the arm itself stood for 0.1 s, it leads to where the arm truly is, and is more than an
+    arm sags.
+    """
+
+    SAG, NEAR, AFTER_S = 0.05, 0.03, 0.05
+
+    def __init__(self, robot: RobotConfig, world: TabletopRobot) -> None:
+        self._joints, self._world = robot.core.joints, world
+        self._fastest = np.array([joint.velocity for joint in self._joints])
         self._path: list[np.ndarray] = []
         self._last: Command | None = None
-        self._sent = 0.0
+        self._sent = self._leapt = -np.inf
+        self._measured = np.zeros(len(self._joints))
+        self._stood: list[np.ndarray] = []  # where it was measured, standing, while nobody had enabled it
+        self._truth: deque[np.ndarray] = deque(maxlen=CONTROLLER_HZ // 10)
         self.worst, self.faults = 0.0, 0
+        self.leaps: list[float] = []
+        self.kick = 0.0  # the largest share of a joint's velocity just after a leap
 
     def forget(self) -> None:
         """The arm was put elsewhere."""
         self._check()
-        self._path, self._last = [], None
+        self._path, self._last, self._stood = [], None, []
+        self._truth.clear()
+
+    def arm(self) -> None:
+        """Look at the arm itself; to be called at the rate of its controller."""
+        _, position, velocity = self._world.joints()
+        self._truth.append(position[: len(self._joints)])
+        if self._world.time - self._leapt <= self.AFTER_S:
+            self.kick = max(self.kick, float((np.abs(velocity[: len(self._joints)]) / self._fastest).max()))
 
     def __call__(self, what: object) -> None:
+        if isinstance(what, Joints):
+            self._measured = what.position[: len(self._joints)]
         if not isinstance(what, Tick):
             return
         self.faults += what.state not in ("active", "estop", "human", "hold", "inactive")
-        if what.command is None:
-            return
+        if what.command is not None:
+            self._follow(what.now, what.command)
+            self._stood = []
+        still = not self._truth or np.ptp(np.array(self._truth), axis=0).max() < self.NEAR
+        if what.state in ("inactive", "estop") and still:
+            self._stood.append(self._measured)
+
+    def _follow(self, now: float, command: Command) -> None:
+        """What the joints were told until now, and whether the next goes on from there."""
+        first, stands = command.trajectory[0, : len(self._joints)], True
         if self._last is not None:
             rows = self._last.trajectory[:, : len(self._joints)]
-            followed = round((what.now - self._sent) * self._last.rate_hz)
+            followed = round((now - self._sent) * self._last.rate_hz)
             self._path += list(rows[:followed]) + [rows[-1]] * min(3, max(0, followed - len(rows)))
-        self._last, self._sent = what.command, what.now
+            stands = followed > len(rows)
+        if self._stood and stands:
+            begins = min(self._stood, key=lambda pose: float(np.abs(pose - first).max()))
+            leap = np.inf if self._last is None else float(np.abs(self._path[-1] - begins).max())
+            truth = self._world.joints()[1][: len(self._joints)]
+            if leap > self.SAG and np.abs(truth - begins).max() < self.NEAR:
+                self._check()
+                self._path = [begins] * 3
+                if self._last is not None:
+                    self.leaps.append(leap)
+                    self._leapt = now
+        self._last, self._sent = command, now
         if len(self._path) > 2000:
             self._check()
             self._path = self._path[-3:]
@@ -187,11 +230,17 @@ class Watch:
 
 
 class Tampered(SimTransport):
-    """Loses, freezes and spoils what the sensors say, at random."""
+    """Loses what the sensors say, at random, and has the arm watched."""
 
-    def __init__(self, robot: TabletopRobot, generator: np.random.Generator) -> None:
+    def __init__(self, robot: TabletopRobot, generator: np.random.Generator, watch: Watch) -> None:
         super().__init__(robot)
-        self._generator, self._silent = generator, 0
+        self._generator, self._silent, self._watch = generator, 0, watch
+
+    def sleep_until(self, when: float) -> None:
+        for _ in range(round((when - self.robot.time) * CONTROLLER_HZ)):
+            self.robot.advance()
+            self._watch.arm()
+        self.sense()
 
     def sense(self) -> None:
         if self._generator.random() < 0.01:
@@ -204,12 +253,8 @@ class Tampered(SimTransport):
 def soak(minutes: float, seed: int) -> None:
     robot, generator = load_robot("tabletop"), np.random.default_rng(seed)
     policy, _ = open_policy("demo")
-    arm, world, watch, process = (
-        open_arm(robot),
-        TabletopRobot("demo"),
-        Watch(robot),
-        psutil.Process(os.getpid()),
-    )
+    arm, world, process = open_arm(robot), TabletopRobot("demo"), psutil.Process(os.getpid())
+    watch = Watch(robot, world)
     robot = dataclasses.replace(
         robot, core=dataclasses.replace(robot.core, schedule=ScheduleConfig("latest", execute=policy.execute))
     )
@@ -219,7 +264,7 @@ def soak(minutes: float, seed: int) -> None:
     while done < 60 * minutes:
         world.reset(starts[episode % len(starts)])
         watch.forget()
-        transport = Tampered(world, generator)
+        transport = Tampered(world, generator, watch)
         core = make_core(robot, policy.spec, arm, world.instruction)
         node = Node(core, transport, NodePolicy(policy), in_loop=True, watchers=(watch,))
         node.connect()
@@ -240,7 +285,10 @@ def soak(minutes: float, seed: int) -> None:
             print(f"{done / 60:14.1f} {episode:9d} {watch.worst:12.4f} {memory[-1]:10.1f}", flush=True)
     took = (time.monotonic() - began) / 60
     print(f"{done / 60:.0f} simulated minutes in {took:.1f}; {watch.faults} bad states")
-    if watch.worst > 1.001 or watch.faults:
+    farthest = max(watch.leaps, default=0.0)
+    print(f"{len(watch.leaps)} times an arm was enabled that stood elsewhere, by {farthest:.2f} rad at most;")
+    print(f"it then reached {watch.kick:.2f} of a joint's velocity within {1e3 * watch.AFTER_S:.0f} ms")
+    if watch.worst > 1.001 or watch.kick > 1.0 or watch.faults:
         raise SystemExit("a limit was broken")
 
 

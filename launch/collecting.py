@@ -139,7 +139,8 @@ class SimulatedRoom:
         self.robot.reset(start)
         self.person.let_go()
         self.robot.advance(_PAUSE_TICKS)
-        self.node.step()  # the first after a pause is late, and nothing is enabled yet
+        for _ in range(4):  # the first after a pause is late; by the last the arm is seen to stand elsewhere
+            self.node.step()
 
     def collect(self, collector: Collector, starts: Mapping[str, StartState], episodes: int) -> list[Played]:
         """Play episodes by the protocol.

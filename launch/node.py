@@ -81,6 +81,10 @@ class Options:
         explore: names a run: the policy explores, as in training, so that `regrip train --data` can learn
             from what is recorded.
         ui: serve a page on this port of the machine itself; 0 takes a free one, none serves none.
+        select: ``world:MODEL``, a folder of `regrip world fit`: of several chunks, execute the one that this
+            world likes best.
+        candidates: chunks that it chooses from; the greedy one is among them.
+        select_by: ``goal`` or ``reflector``, as in `regrip eval`.
     """
 
     policy: Annotated[str, tyro.conf.Positional]
@@ -99,6 +103,15 @@ class Options:
     keep_s: float = 10.0
     explore: str = ""
     ui: int | None = None
+    select: str = ""
+    candidates: int = 8
+    select_by: Literal["goal", "reflector"] = "goal"
+
+    def __post_init__(self) -> None:
+        if self.select and self.server:
+            raise ValueError("--select with --server: the policy is over there; give it to regrip serve")
+        if self.select and self.explore:
+            raise ValueError("--select with --explore: training learns nothing from a chosen chunk")
 
 
 def main(args: Sequence[str]) -> int:
@@ -110,6 +123,8 @@ def main(args: Sequence[str]) -> int:
     options = parse_options(Options, args, prog="regrip node", description="Drive a robot with a policy.")
     console = Console()
     robot = load_robot(options.robot)
+    if options.select and robot.core.schedule.mode == "rtc":  # which answers by no other chunk than its own
+        raise ConfigError(f"--select with core.schedule.mode rtc in {options.robot}: take another mode")
     spec, policy, facts, execute = open_thinker(options)
     schedule = robot.core.schedule
     if not schedule.execute and schedule.mode in ("blocking", "receding"):
@@ -187,16 +202,36 @@ def open_thinker(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], i
         CheckpointError: there is no such policy.
         PolicyError: the server cannot be reached.
     """
-    loaded, published = open_policy(options.policy)
-    facts = {"checkpoint": f"{options.policy} ({published.digest[:12]})"}
     if not options.server:
-        explore = (options.explore,) if options.explore else None
-        return loaded.spec, NodePolicy(loaded, explore), facts, loaded.execute
+        return open_here(options)
+    from .serve import contract  # no weights: the server has them
+
+    known = contract(options.policy)
     client: Any = importlib.import_module("regrip.real_robot.serving.client")
     remote: Any = importlib.import_module("regrip.real_robot.serving.remote")
-    answers = remote.PolicyClient(client.Client(options.server, token=options.token), loaded.spec)
+    answers = remote.PolicyClient(client.Client(options.server, token=options.token), known.spec)
     serves = str(answers.client.metadata.get("version", "a policy that does not say its version"))
-    return loaded.spec, answers, {"checkpoint": serves, "server": options.server}, loaded.execute
+    return known.spec, answers, {"checkpoint": serves, "server": options.server}, known.execute
+
+
+def open_here(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], int]:
+    """`open_thinker` for a policy in this process.
+
+    Raises:
+        CheckpointError: there is no such policy.
+        WorldFileError: there is no such learned world.
+        ValueError: that world cannot imagine this policy's chunks.
+    """
+    loaded, published = open_policy(options.policy)
+    facts = {"checkpoint": f"{options.policy} ({published.digest[:12]})"}
+    chooser = None
+    if options.select:
+        from .choosing import selecting
+
+        chooser = selecting(loaded, options.select, options.candidates, options.select_by)
+        facts["chooses"] = f"the best of {options.candidates} chunks by {options.select}, {options.select_by}"
+    explore = (options.explore,) if options.explore else None
+    return loaded.spec, NodePolicy(loaded, explore, chooser), facts, loaded.execute
 
 
 def open_transport(

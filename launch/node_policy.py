@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.protocols import Actor
 from ..real_robot.messages import PolicyError, Request
 from ..vla import rtc
 from ..vla.pi0 import Pi0Policy
@@ -22,10 +23,16 @@ class NodePolicy:
         policy: loaded.
         explore: names a run: the policy explores, as in training, and its draws depend on this, the episode
             and the request alone; None is greedy.
+        chooser: acts in place of `policy`, on requests without a prefix; its decisions hold no latents.
     """
 
-    def __init__(self, policy: Pi0Policy, explore: tuple[str | int, ...] | None = None) -> None:
-        self._policy, self._explore = policy, explore
+    def __init__(
+        self,
+        policy: Pi0Policy,
+        explore: tuple[str | int, ...] | None = None,
+        chooser: Actor | None = None,
+    ) -> None:
+        self._policy, self._explore, self._chooser = policy, explore, chooser
         self.chunk_size: int = policy.chunk_size
         self.latent: Mapping[str, NDArray[np.generic]] = {}
 
@@ -36,6 +43,7 @@ class NodePolicy:
             SpecMismatchError: it was made for another robot.
         """
         policy.spec.require_match(self._policy.spec, "the new policy", "the one it replaces")
+        assert self._chooser is None, "it would go on choosing from the old one's chunks"
         self._policy = policy
 
     def answer(self, request: Request) -> NDArray[np.float32]:
@@ -43,7 +51,8 @@ class NodePolicy:
         if len(request.prefix):
             return rtc.act(self._policy, request.observation, request.prefix, request.frozen)
         keys = None if self._explore is None else [("node", *self._explore, request.episode, request.id)]
-        sample = self._policy.act(request.observation, keys)
+        actor: Actor = self._policy if self._chooser is None else self._chooser
+        sample = actor.act(request.observation, keys)
         if not np.isfinite(sample.action).all():
             raise PolicyError("its actions are not finite")
         self.latent = {name: np.asarray(sample.latent[name][0]) for name in LATENT if name in sample.latent}

@@ -11,13 +11,14 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
 
+from ..datasets.protocols import Actor
 from ..datasets.spec import RobotSpec
 from ..real_robot.serving.engine import Engine, EngineConfig
 from ..real_robot.serving.metrics import Metrics
@@ -52,10 +53,14 @@ class Pi0Server:
         schema: from `describe`.
         seed: sample, with numbers from this seed, the session, its episode and the count of its answers;
             None: greedy, unless a client sends a seed.
+        chooser: acts in place of `policy`; then the schema should say that it takes no prefix.
     """
 
-    def __init__(self, policy: Pi0Policy, schema: Schema, seed: int | None = None) -> None:
+    def __init__(
+        self, policy: Pi0Policy, schema: Schema, seed: int | None = None, chooser: Actor | None = None
+    ) -> None:
         self.policy, self.schema, self.seed = policy, schema, seed
+        self.actor: Actor = policy if chooser is None else chooser
 
     def act(self, asks: Sequence[Ask], runs: Sequence[Run]) -> list[NDArray[np.float32] | None]:
         rows: list[NDArray[np.float32] | None] = [None] * len(asks)
@@ -67,12 +72,12 @@ class Pi0Server:
         ]
         greedy = [row for row in range(len(asks)) if row not in guided and row not in sampled]
         if greedy:
-            actions = self.policy.act(stack([asks[row] for row in greedy]), None).action
+            actions = self.actor.act(stack([asks[row] for row in greedy]), None).action
             for row, action in zip(greedy, actions, strict=True):
                 rows[row] = action
         for row in sampled:
             key = noise_key(asks[row], runs[row], self.seed or 0)
-            rows[row] = self.policy.act(stack([asks[row]]), [key]).action[0]
+            rows[row] = self.actor.act(stack([asks[row]]), [key]).action[0]
         for row in guided:
             rows[row] = rtc.act(self.policy, stack([asks[row]]), asks[row].prefix, asks[row].frozen)
         return rows
@@ -102,7 +107,9 @@ def contract(name: str) -> Schema:
     found = find_policy(name)
     spec = RobotSpec.from_json(read_json(found.path / "robot.json", "a robot's contract"))
     described = read_json(found.path / "config.json", "a policy's description")
-    return Schema(spec, int(described["pi0"]["chunk_size"]), model_name(name), found.digest)
+    horizon = int(described["pi0"]["chunk_size"])
+    execute = int(described["settings"].get("execute", 0)) or horizon
+    return Schema(spec, horizon, model_name(name), found.digest, execute=execute)
 
 
 def load(options: Options) -> ServedPolicy:
@@ -110,6 +117,7 @@ def load(options: Options) -> ServedPolicy:
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
+        WorldFileError: there is no such learned world.
         ValueError: there is no such built-in policy, or no such device.
     """
     if options.policy:
@@ -117,7 +125,13 @@ def load(options: Options) -> ServedPolicy:
         return built_in(options.policy, schema, options.seed or 0)
     policy, published = open_policy(options.checkpoint, options.device)
     schema = describe(policy, model_name(options.checkpoint), published.digest)
-    return Pi0Server(policy, replace(schema, prompt=options.prompt), options.seed)
+    schema, chooser = replace(schema, prompt=options.prompt), None
+    if options.select:
+        from .choosing import selecting
+
+        chooser = selecting(policy, options.select, options.candidates, options.select_by, options.device)
+        schema = replace(schema, model=f"{schema.model}+best-of-{options.candidates}", rtc=False)
+    return Pi0Server(policy, schema, options.seed, chooser)
 
 
 def model_name(checkpoint: str) -> str:
@@ -148,6 +162,10 @@ class Options:
         threads: of the policy on a CPU.
         device: `cpu` or `cuda`.
         debug: send tracebacks to clients.
+        select: ``world:MODEL``, a folder of `regrip world fit`: of several chunks, answer the one that this
+            world likes best. Such a policy takes no prefix of real-time chunking.
+        candidates: chunks that it chooses from; the greedy one is among them.
+        select_by: ``goal`` or ``reflector``, as in `regrip eval`.
     """
 
     checkpoint: tyro.conf.Positional[str]
@@ -167,8 +185,13 @@ class Options:
     threads: int = 1
     device: str = "cpu"
     debug: bool = False
+    select: str = ""
+    candidates: int = 8
+    select_by: Literal["goal", "reflector"] = "goal"
 
     def __post_init__(self) -> None:
+        if self.select and self.policy:
+            raise ValueError(f"--select with --policy {self.policy}: it chooses among a checkpoint's chunks")
         for name in ("port", "rest_port", "zmq_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 65535")

@@ -31,6 +31,8 @@ _LONGEST_STOP_S = 3.0
 # An arm at rest this near (rad or m) to what it was sent hangs by its own weight; farther, it was moved, or a
 # network that was cut lost commands. The two look alike from here, so a person has to look.
 _SAG = 0.05
+# Nor does it begin where it is measured before it stands there: so long (s), within so much (rad or m).
+_STILL_S, _STILL = 0.1, 0.01
 # A gripper's fingers are measured a little beyond their ends.
 _GRIPPER_MARGIN = 0.1
 # The policy's action (A,) and the measured arm joints (N,) -> where the arm's joints should be (N,), and the
@@ -170,6 +172,7 @@ class Core:
         self._policy_fault = ""
         self._last_tick: float | None = None
         self._sent_at: float | None = None
+        self._rests_at = -np.inf  # node time at which what was sent last comes to rest
         self._last_target: Vector | None = None
         self._deadman: float | None = None
         self._well_since: float | None = None
@@ -233,7 +236,7 @@ class Core:
             return "a person drives: hand back first"
         if self.config.deadman_s and not self._held_down(now):
             return "the dead-man switch is not pressed"
-        return self.gate.fault(now)
+        return self.gate.fault(now) or self._moves_yet(now)
 
     def on_estop(self, on: bool, now: float) -> None:
         """Latched by any true; released by false alone, and then inactive."""
@@ -258,7 +261,9 @@ class Core:
         if on:
             if self.state == "human":
                 return
-            blind = self.gate.joints_fault(now) if self.state == "inactive" else ""
+            blind = ""
+            if self.state == "inactive":
+                blind = self.gate.joints_fault(now) or self._moves_yet(now)
             if self.state in ("unconfigured", "estop") or blind:
                 self._count("takeover refused")
                 self._event(now, "takeover refused", blind or self.reason)
@@ -581,6 +586,7 @@ class Core:
                 )
         names = self.names[: rows.shape[1]]
         self._sent_at = now
+        self._rests_at = now + (len(rows) + len(tail)) * self._dt
         return Tick(
             now, self.state, why or self.reason, Command(names, rows, 1.0 / self._dt, kind, why, tail),
             request, action, rows[-1].copy(), limited.clamped, intervention, self.schedule.step,
@@ -628,15 +634,43 @@ class Core:
         assert measured is not None, "the gate has no fault, so it has joints"
         return measured[: len(self.config.joints)]
 
+    def _elsewhere(self, now: float) -> Vector | None:
+        """(N,) how far the arm is from where it was sent to stand, if that is more than it sags."""
+        measured = self.gate.measured
+        if measured is None:
+            return None
+        self._follow(now)
+        at = self.limiter.position
+        if at is None or not self.limiter.at_rest:
+            return None
+        apart = np.abs(self._arm(measured) - at)
+        return apart if apart.max() > _SAG else None
+
+    def _moves_yet(self, now: float) -> str:
+        """Why it cannot be said where the arm would begin: it is elsewhere, and does not stand there yet.
+
+        An arm that trails behind what it was sent, or joints that were last heard from on the way, look like
+        one that was moved: begun there, it would be thrown back to a place that it has left.
+        """
+        apart = self._elsewhere(now)
+        if apart is None or self.gate.stood(len(self.config.joints), self._rests_at, _STILL_S, _STILL):
+            return ""
+        worst = int(np.argmax(apart))
+        name = self.config.joints[worst].name
+        return f"{name} is {apart[worst]:.2f} from where it was sent, and moves yet: enable when it stands"
+
     def _look(self, now: float) -> None:
-        """A person has looked and lets the arm move: it begins where it is measured now."""
+        """A person has looked and lets the arm move: it goes on from what it was sent last.
+
+        If it stands elsewhere it begins where it is measured. Whether it leans on something, was moved, or
+        never got what was sent, cannot be told from here. To go on from what was sent would throw the last
+        two back; to begin where it stands has the set-points of the first leap there, which unloads it.
+        """
         measured = self.gate.measured
         if measured is None or self.gate.joints_fault(now):
             return
-        self._follow(now)
-        arm, at = self._arm(measured), self.limiter.position
-        if at is None or (self.limiter.at_rest and np.abs(arm - at).max() > _SAG):
-            self.limiter.begin(arm)
+        if not self.limiter.position_known or self._elsewhere(now) is not None:
+            self.limiter.begin(self._arm(measured))
             self._sent_at = None
 
     def _follow(self, now: float) -> None:

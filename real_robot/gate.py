@@ -237,6 +237,22 @@ class Gate:
         """(N,) the newest joint positions, in the order given at construction; None before the first."""
         return self._rows[-1][2] if self._rows else None
 
+    def stood(self, count: int, since: float, seconds: float, within: float) -> bool:
+        """Whether the first `count` joints stood still, by the newest reports over at least `seconds`.
+
+        Args:
+            count: of joints that are looked at.
+            since: node time; reports of before count for nothing.
+            seconds: that the reports must span.
+            within: rad or m between the least and the greatest position of any joint.
+        """
+        times = self._joint_times()
+        first = int(np.searchsorted(times, times[-1] - seconds + 1e-6, "right")) - 1 if len(times) else -1
+        if first < 0 or times[first] < since:
+            return False
+        rows = np.array([row[2][:count] for row in list(self._rows)[first:]])
+        return bool(np.ptp(rows, axis=0).max() <= within)
+
     @property
     def state(self) -> NDArray[np.float32] | None:
         """(S,) the policy's state by the newest joints; None before there are any."""

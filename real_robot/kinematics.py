@@ -113,6 +113,36 @@ class Arm:
         turn = self._mink.SO3(wxyz=goal_turned) @ self._mink.SO3(wxyz=turned).inverse()
         return np.concatenate([goal - where, turn.log()])
 
+    def _program_step(self) -> Vector:
+        """(V,) the step that comes nearest to the goals within the joints' ranges, by mink and daqp.
+
+        Raises:
+            mink.NoSolutionFound: there is none.
+        """
+        found: Vector = self._mink.solve_ik(
+            self._configuration, [self._task, self._posture], 1.0, "daqp",
+            damping=self.DAMPING, limits=self._limits,
+        )  # fmt: skip
+        return found
+
+    def _free_step(self) -> Vector | None:
+        """(V,) the same without the ranges; None if it leaves them.
+
+        The program is strictly convex: what is best without its bounds and keeps to them is best with them,
+        too. Away from the joints' ends all steps are of this kind, and cost half.
+        """
+        configuration, square = self._configuration, self.COST**2
+        jacobian = self._task.compute_jacobian(configuration)
+        hessian = square * (jacobian.T @ jacobian)
+        hessian.flat[:: len(hessian) + 1] += self.POSTURE**2 + self.DAMPING
+        slope = square * (jacobian.T @ self._task.compute_error(configuration))
+        slope += self.POSTURE**2 * self.POSTURE_GAIN * self._posture.compute_error(configuration)
+        step: Vector = np.linalg.solve(hessian, -slope)
+        inside = self._limits[0].compute_qp_inequalities(configuration, 1.0)
+        if inside.G is None or inside.h is None:  # no joint has an end
+            return step
+        return step if bool((inside.G @ step <= inside.h).all()) else None
+
     def ee_delta(self, delta: Vector, joints: Vector, box: tuple[Vector, Vector] | None = None) -> Vector:
         """Joints (N,) at which the tool has moved by a translation and a rotation vector from where it is.
 
@@ -133,14 +163,13 @@ class Arm:
         goal = mink.SE3.from_rotation_and_translation(turn @ now.rotation(), place)
         self._task.set_target(goal)
         for _ in range(self.ITERATIONS):
-            try:
-                velocity = mink.solve_ik(
-                    self._configuration, [self._task, self._posture], 1.0, "daqp",
-                    damping=self.DAMPING, limits=self._limits,
-                )  # fmt: skip
-            except mink.NoSolutionFound:
-                return np.full(len(joints), np.nan)
-            self._configuration.integrate_inplace(velocity, 1.0)
+            step = self._free_step()
+            if step is None:
+                try:
+                    step = self._program_step()
+                except mink.NoSolutionFound:
+                    return np.full(len(joints), np.nan)
+            self._configuration.integrate_inplace(step, 1.0)
         reached = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
         self.missed_m = float(np.linalg.norm(reached.translation() - goal.translation()))
         step = self._configuration.q[self._arm] - joints

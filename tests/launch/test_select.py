@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ import torch
 
 from regrip.datasets.episode import Observation
 from regrip.datasets.spec import SpecMismatchError
-from regrip.launch import cli
+from regrip.launch import cli, node, serve
 from regrip.launch.choosing import folder_of, selecting
+from regrip.launch.config import parse_options
 from regrip.launch.measurement import load_measurement
 from regrip.launch.policies import open_policy
 from regrip.launch.world_scores import WorldScores
+from regrip.real_robot.messages import Request
+from regrip.real_robot.serving.sessions import Run
 from regrip.sim.world.files import load_world
 from regrip.sim.world.goals import score_chunks
 
@@ -108,3 +113,41 @@ def test_what_cannot_choose_is_refused(
         ValueError, match=r"the policy plans 3 actions.*5 at a time: fit a model with --chunk 3"
     ):
         scores.require(scores.model.spec, 3, "the policy")
+
+
+def test_a_node_executes_the_chosen_chunk_and_a_server_answers_it(world: Path) -> None:
+    select, seen = f"world:{world}", beginnings(world).take([0])
+    policy, _ = open_policy("demo")
+    chooser = selecting(policy, select, 3, "reflector")
+    wanted = chooser.act(seen, None)
+    request = Request(1, 0.0, 0.0, seen, 0, np.zeros((0, policy.spec.action_dim), np.float32), 0, "1")
+    line = ["--select", select, "--candidates", "3", "--select-by", "reflector"]
+
+    _, thinks, facts, _ = node.open_thinker(
+        parse_options(node.Options, ["demo", *line], prog="node", description="")
+    )
+    assert np.array_equal(thinks.answer(request), wanted.action[0])
+    assert facts["chooses"] == f"the best of 3 chunks by {select}, reflector"
+
+    served = serve.load(parse_options(serve.Options, ["demo", *line], prog="serve", description=""))
+    assert (served.schema.model, served.schema.rtc) == ("demo+best-of-3", False)
+    ask = serve.Ask(
+        {name: images[0] for name, images in seen.images.items()}, seen.state[0], *seen.instruction
+    )
+    (answered,) = served.act([ask], [Run("s", "0", served, 0)])
+    assert answered is not None
+    assert np.array_equal(answered, wanted.action[0])
+
+
+@pytest.mark.parametrize("other", [["--server", "ws://127.0.0.1:1"], ["--explore", "a"], ["--robot", "RTC"]])
+def test_a_node_that_cannot_choose_says_so(
+    other: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = (files("regrip.launch") / "presets" / "robot" / "tabletop.toml").read_text()
+    (tmp_path / "rtc.toml").write_text(robot.replace('mode = "receding"', 'mode = "rtc"'))
+    other = [str(tmp_path / "rtc.toml") if word == "RTC" else word for word in other]
+    with contextlib.suppress(SystemExit):
+        assert cli.main(["node", "demo", "--select", "world:nowhere", *other]) == 1
+    assert f"--select with {'core.schedule.mode rtc' if 'rtc' in other[1] else other[0]}" in (
+        capsys.readouterr().err.replace("\n", " ")
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from regrip.datasets.episode import Observation
 from regrip.datasets.frames import decode_image, encode_jpeg
 from regrip.datasets.store.reader import Store
+from regrip.launch import node
+from regrip.launch.checkpoint import _write_manifest
 from regrip.launch.config import ConfigError
 from regrip.launch.node_policy import NodePolicy
-from regrip.launch.policies import open_policy
+from regrip.launch.policies import find_policy, open_policy
 from regrip.launch.serve import Options, Pi0Server, contract, describe, load, main, model_name, token
 from regrip.real_robot.messages import Request
 from regrip.real_robot.serving.client import Client
@@ -241,3 +244,21 @@ def test_the_command_serves_reloads_records_and_ends(tmp_path: Path) -> None:
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def test_a_node_behind_a_server_does_not_read_the_weights(policy: Pi0Policy, tmp_path: Path) -> None:
+    """They may be too large for the robot's computer, or made for another device."""
+    here = tmp_path / "policy"
+    shutil.copytree(find_policy("demo").path, here)
+    (here / "model.safetensors").write_bytes(b"no weights")
+    (here / "manifest.json").unlink()
+    _write_manifest(here)
+    with pytest.raises(ValueError, match="damaged"):
+        open_policy(str(here))
+    with serving(policy) as server:
+        options = node.Options(str(here), server=url(server))
+        spec, answers, facts, execute = node.open_thinker(options)
+        assert (spec, execute) == (policy.spec, policy.execute)
+        assert facts == {"checkpoint": "demo@abc", "server": url(server)}
+        assert isinstance(answers, PolicyClient)
+        answers.client.close()

@@ -458,6 +458,64 @@ def test_an_arm_that_was_moved_while_it_held_begins_from_where_it_is_when_somebo
     moves(rig)
 
 
+def leave(rig: Rig, by: float) -> None:
+    """Stop it by e-stop, and have joint a stand elsewhere than it was sent to."""
+    rig.core.on_estop(True, rig.now)
+    rig.tick(8)
+    rig.core.on_estop(False, rig.now)
+    rig.rows.clear()
+    rig.at = rig.at + np.array([by, 0.0])
+    rig.path = [rig.at.copy()]
+
+
+def test_an_arm_that_leans_begins_where_it_stands_once_it_has_been_seen_to_stand() -> None:
+    rig = Rig()
+    rig.start()
+    leave(rig, 0.1)
+    rig.tick(2)  # 50 ms between the first report from there and the newest
+    rig.core.on_enable(True, rig.now)
+    assert "a is 0.10 from where it was sent, and moves yet" in rig.tick().reason
+    rig.core.on_enable(True, rig.now)
+    moves(rig)
+
+
+def test_an_arm_that_trails_is_not_enabled_before_it_stands() -> None:
+    """Found by the soak: it began where it was measured last, on its way, as if it stood there."""
+    rig = Rig()
+    rig.start()
+    leave(rig, -0.3)
+    for _ in range(4):
+        rig.at = rig.at + np.array([0.06, 0.0])
+        rig.tick()
+        rig.core.on_enable(True, rig.now)
+        rig.core.on_takeover(True, rig.now)
+        assert rig.core.state == "inactive"
+    assert rig.core.counters["enable refused"] == rig.core.counters["takeover refused"] == 4
+    rig.at = rig.at + np.array([0.06, 0.0])
+    rig.path = [rig.at.copy()]
+    rig.tick()
+    rig.core.on_enable(True, rig.now)  # it came where it was sent
+    moves(rig)
+
+
+def test_an_arm_is_not_sent_back_to_where_it_was_heard_from_last() -> None:
+    """Found by the soak: joints that are young enough to act on may still be of before it stood."""
+    rig = Rig(config(gate=GateConfig(max_age_s=1.0, max_skew_s=1.0)))
+    rig.start()
+    kept, rig.joints = rig.joints, None
+    rig.tick(6)
+    rig.core.on_estop(True, rig.now)
+    rig.tick(8)
+    rig.core.on_estop(False, rig.now)
+    assert np.abs(rig.at - rig.core.gate.measured[:2]).max() > 0.05  # type: ignore[index]
+    rig.core.on_enable(True, rig.now)
+    assert "moves yet" in rig.tick().reason
+    rig.joints = kept
+    rig.tick()
+    rig.core.on_enable(True, rig.now)
+    moves(rig)
+
+
 def test_the_gripper_stays_in_its_range_and_is_kept_while_it_holds() -> None:
     rig = Rig()
     rig.start()
