@@ -110,6 +110,8 @@ def main() -> None:
                 )
             found = one(config, preset.env, out / f"{arm}-{seed}")
             recorded = 0 if arm in ("simulator", "quarter") else real
+            if arm == "no-exploration":
+                recorded = count(out / "greedy")
             spent = recorded + round(_PLAYED.get(arm, 0.0) * preset.groups * config.iterations)
             table.append({"arm": arm, "seed": seed, "real": spent, **found})
             results.write_text(json.dumps(table, indent=1))
