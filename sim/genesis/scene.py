@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..compatibility import GENESIS
 from ..tabletop.layout import Layout
 from ..tabletop.scenes import CONTROL_RATE_HZ, SUBSTEPS, Scene
 from ..wording import unknown
@@ -57,6 +58,7 @@ def _import() -> Any:
             "has it; run .venv-genesis/bin/regrip (docs/genesis.md)"
         ) from error
     sys.excepthook = hook  # it puts its own in place
+    GENESIS.check_interpreter()
     return genesis
 
 
@@ -68,6 +70,7 @@ def start(device: str, fidelity: Fidelity) -> Any:
 
     Raises:
         GenesisError: if it is not installed, or runs here with another device or precision.
+        RuntimeError: if it is a version that was not tried.
     """
     global _started
     wanted = (device.split(":")[0], "64" if fidelity == "mujoco" else "32")

@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.spaces.utils import flatdim, unflatten
 from numpy.typing import NDArray
 
+from ..compatibility import strangers
 from ..explosion import exploded
 from ..wording import unknown
 from .mapping import Mapping, MappingError, Place, Task, Vector
@@ -97,10 +98,25 @@ class Host:
                 f"{self._mapping.source}: tasks.{self._task.name}.kwargs: {self._task.id} does not take "
                 f"{kwargs}: {error}"
             ) from error
+        except Exception as error:
+            raise self._because_of_versions(error) from error
+
+    def _because_of_versions(self, error: Exception) -> Exception:
+        """The error; if packages are here in other versions than were tried, one that names them."""
+        others = strangers(self._mapping.install)
+        if not others:
+            return error
+        return RuntimeError(
+            f"{self._mapping.source}: tasks.{self._task.name}: {type(error).__name__}: {error}. It ran with "
+            f"{self._mapping.install}, and here is {', '.join(others)}"
+        )
 
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed."""
-        self.observation, self.info = self.env.reset(seed=seed)
+        try:
+            self.observation, self.info = self.env.reset(seed=seed)
+        except Exception as error:
+            raise self._because_of_versions(error) from error
         self.reward, self.terminated, self.truncated, self.invalid = 0.0, False, False, False
         for _ in range(self._mapping.settle):
             self.step(np.array(self._mapping.settle_action))
