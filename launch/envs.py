@@ -57,15 +57,15 @@ class ShowOptions:
     """`regrip envs show`.
 
     Attributes:
-        task: ``suite/task``; of a mapping of your own ``path/to/my.toml/task``.
-        env: the simulator; a .toml file is always Gymnasium's.
+        task: ``suite/task``, as `regrip envs` lists them; of a mapping of your own ``path/to/my.toml/task``.
+        env: the simulator; the one that has the suite if none is given (of the tabletop's, not genesis).
         starts: how many start states.
         size: of a picture, pixels.
         out: folder of the contact sheet and the video.
     """
 
     task: tyro.conf.Positional[str]
-    env: str = "tabletop"
+    env: str = ""
     starts: int = 24
     size: int = 192
     out: Path = Path("runs/envs")
@@ -107,11 +107,12 @@ def main(args: Sequence[str]) -> int:
 
 
 def list_tasks(options: ListOptions) -> int:
-    """Print every task, and write a page with a picture of each."""
+    """Print every task and write a page with pictures of all; what cannot be opened is left out, and said."""
     console = Console()
     if not console.is_terminal:
         console.width = 120
     sections: list[tuple[str, list[Card]]] = []
+    failed = False
     if options.env:
         environments.require_known(options.env, list(environments.FACTORIES), "simulator")
     # What plays the tabletop's suites over again is shown when it is asked for.
@@ -126,7 +127,14 @@ def list_tasks(options: ListOptions) -> int:
             continue
         for suite in [options.suite] if options.suite else suites(name):
             config = EnvConfig(name=name, suite=suite, image_size=options.size)  # type: ignore[arg-type]
-            cards = draw_cards(environments.native(config))
+            try:
+                cards = draw_cards(environments.native(config))
+            except (OSError, RuntimeError, ValueError) as error:
+                if options.env:
+                    raise
+                failed = True
+                console.print(f"{name}, suite {suite}, is left out: {error}", highlight=False)
+                continue
             sections.append((f"{name}, {suite}", cards))
             table = Table(title=sections[-1][0], title_justify="left")
             table.add_column("task")
@@ -138,12 +146,26 @@ def list_tasks(options: ListOptions) -> int:
     make_folder(options.out)
     write_durably(page, template("envs.html").render(sections=sections).encode())
     print(f"page: {page}")
-    return 0
+    return int(failed)
 
 
 def suites(name: str) -> list[str]:
     found: dict[str, Any] = importlib.import_module(environments.CATALOGUES[name]).SUITES
     return list(found)
+
+
+def simulator_of(suite: str) -> str:
+    """The one that has a suite of this name; what plays another's suites over again is not meant.
+
+    Raises:
+        ValueError: if none has, naming the nearest.
+    """
+    if suite.endswith(".toml"):
+        return "gymnasium"
+    names = [name for name in environments.FACTORIES if name not in environments.IN_PROCESS]
+    home = {one: name for name in names for one in suites(name)}
+    environments.require_known(suite, list(home), "suite")
+    return home[suite]
 
 
 def draw_cards(config: EnvConfig) -> list[Card]:
@@ -170,9 +192,9 @@ def first_pictures(
 
 def show(options: ShowOptions) -> int:
     """Write a contact sheet of a task's start states and a video of its expert; both of the train split."""
-    environments.require_known(options.env, list(environments.FACTORIES), "simulator")
     suite, task = split_task(options.task)
-    env = "gymnasium" if suite.endswith(".toml") else options.env
+    env = options.env or simulator_of(suite)
+    environments.require_known(env, list(environments.FACTORIES), "simulator")
     config = EnvConfig(name=env, suite=suite, tasks=(task,), image_size=options.size)  # type: ignore[arg-type]
     [name] = environments.task_names(config)  # refuses what does not exist before anything is started
     config = environments.native(config)

@@ -7,6 +7,8 @@ such an episode is invalid: it ends, is left out, and is counted.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,3 +32,24 @@ def exploded(position: NDArray[np.floating], velocity: NDArray[np.floating]) -> 
     # A comparison with NaN is false, which is what is wanted here.
     sane = (np.abs(velocity) <= SPEED_LIMIT).all(-1) & (np.abs(position) <= DISTANCE_LIMIT).all(-1)
     return np.asarray(~sane)
+
+
+def broke_down(data: Any) -> bool:
+    """Whether a MuJoCo simulation has exploded since this was asked last.
+
+    Of a number that is not finite MuJoCo makes a note, and by itself puts the scene back to where it was
+    compiled: what is then in the state looks as if nothing had been.
+
+    Args:
+        data: a `mujoco.MjData`, of a step that was just taken.
+    """
+    import mujoco  # the workers of other engines have none
+
+    kinds = mujoco.mjtWarning
+    notes = [
+        data.warning[int(kind)] for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
+    ]
+    noted = any(note.number for note in notes)
+    for note in notes:
+        note.number = 0
+    return noted or bool(exploded(data.qpos, data.qvel))

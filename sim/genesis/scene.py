@@ -9,6 +9,7 @@ The only module that imports genesis. Everything batched is (N,...) with a row f
 from __future__ import annotations
 
 import sys
+import weakref
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..compatibility import GENESIS
 from ..tabletop.layout import Layout
 from ..tabletop.scenes import CONTROL_RATE_HZ, SUBSTEPS, Scene
 from ..wording import unknown
+from .memory import free_arrays
 
 Array = NDArray[np.float64]
 Fidelity = Literal["standard", "mujoco"]
@@ -57,6 +60,7 @@ def _import() -> Any:
             "has it; run .venv-genesis/bin/regrip (docs/genesis.md)"
         ) from error
     sys.excepthook = hook  # it puts its own in place
+    GENESIS.check_interpreter()
     return genesis
 
 
@@ -68,6 +72,7 @@ def start(device: str, fidelity: Fidelity) -> Any:
 
     Raises:
         GenesisError: if it is not installed, or runs here with another device or precision.
+        RuntimeError: if it is a version that was not tried.
     """
     global _started
     wanted = (device.split(":")[0], "64" if fidelity == "mujoco" else "32")
@@ -224,6 +229,7 @@ class GenesisScene:
         self._touch_valid = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._touch = torch.zeros(num_envs, self._num_links**2, dtype=torch.bool, device=self.device)
         self._pristine = self.get_state([0])
+        _living.add(self)
 
     # Arrays ------------------------------------------------------------------------------------------------
 
@@ -447,8 +453,14 @@ class GenesisScene:
         drawn.set_pose(node, pose)
 
     def close(self) -> None:
-        """Let go of the scene; Genesis itself stays up for the next one."""
+        """Let go of the scene and its memory; Genesis itself stays up for the next one."""
         self._gs_scene.destroy()
+        _living.discard(self)
+        vars(self).clear()  # views on Genesis's arrays among them
+        free_arrays(any_scene_lives=bool(_living))
+
+
+_living: weakref.WeakSet[GenesisScene] = weakref.WeakSet()
 
 
 def _matrices(quaternions: Array) -> Array:

@@ -19,7 +19,8 @@ import numpy as np
 from gymnasium.spaces.utils import flatdim, unflatten
 from numpy.typing import NDArray
 
-from ..explosion import exploded
+from ..compatibility import strangers
+from ..explosion import broke_down
 from ..wording import unknown
 from .mapping import Mapping, MappingError, Place, Task, Vector
 
@@ -97,10 +98,25 @@ class Host:
                 f"{self._mapping.source}: tasks.{self._task.name}.kwargs: {self._task.id} does not take "
                 f"{kwargs}: {error}"
             ) from error
+        except Exception as error:
+            self._blame_versions(error)
+            raise
+
+    def _blame_versions(self, error: Exception) -> None:
+        """Raise an error that names the packages that are here in other versions than were tried, if any."""
+        if others := strangers(self._mapping.install):
+            raise RuntimeError(
+                f"{self._mapping.source}: tasks.{self._task.name}: {type(error).__name__}: {error}. "
+                f"It ran with {self._mapping.install}, and here is {', '.join(others)}"
+            ) from error
 
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed."""
-        self.observation, self.info = self.env.reset(seed=seed)
+        try:
+            self.observation, self.info = self.env.reset(seed=seed)
+        except Exception as error:
+            self._blame_versions(error)
+            raise
         self.reward, self.terminated, self.truncated, self.invalid = 0.0, False, False, False
         for _ in range(self._mapping.settle):
             self.step(np.array(self._mapping.settle_action))
@@ -113,7 +129,7 @@ class Host:
             self.reward, self.invalid = 0.0, True  # what was seen last stays
             return
         data = getattr(self.env.unwrapped, "data", None)  # of environments that stand on MuJoCo
-        self.invalid = data is not None and hasattr(data, "qvel") and bool(exploded(data.qpos, data.qvel))
+        self.invalid = hasattr(data, "qvel") and broke_down(data)
         self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
 
     def _action(self, native: NDArray[np.float64]) -> Action:

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ...datasets.spec import RobotSpec
+from ..compatibility import LIBERO
 from ..robosuite import panda
-from ..robosuite.compatibility import LIBERO
 from ..robosuite.panda import PandaEnv, check_pictures
 from ..wording import Paraphrase
 from . import assets

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from .. import perturb as perturbations
+from ..compatibility import MANISKILL
 from ..env import EnvStep
 from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase
@@ -360,11 +361,9 @@ def robot_spec(
 
 
 def _stage(task: str, control_mode: str, image_size: int, render: Literal["fast", "stock"]) -> Stage:
+    MANISKILL.check_interpreter()
     try:
         from .stage import Stage
     except ModuleNotFoundError as error:
-        raise RuntimeError(
-            f"this interpreter has no module {error.name!r}, which ManiSkill needs: `make maniskill` makes "
-            ".venv-maniskill, whose Python the workers then run"
-        ) from error
+        raise MANISKILL.missing(error) from error
     return Stage(task, control_mode, image_size, render)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from .. import perturb as perturbations
+from ..compatibility import METAWORLD
 from ..env import EnvStep
 from ..look import Look
 from ..wording import PARAPHRASES, Paraphrase, unknown
@@ -321,11 +322,9 @@ _UNIT = robot_spec().action_high.astype(np.float64)
 
 
 def _stage_of(task: str) -> Stage:
+    METAWORLD.check_interpreter()
     try:
         from .stage import stage_of
     except ModuleNotFoundError as error:
-        raise RuntimeError(
-            f"this interpreter has no module {error.name!r}, which Meta-World needs: `make metaworld` makes "
-            ".venv-metaworld, whose Python the workers then run"
-        ) from error
+        raise METAWORLD.missing(error) from error
     return stage_of(task)

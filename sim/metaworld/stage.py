@@ -20,7 +20,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # pyright: ignore[reportMiss
 from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
 
 from .. import look as looks
-from ..explosion import exploded
+from ..explosion import broke_down
 from ..look import Look
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -103,7 +103,7 @@ class Stage:
     @property
     def exploded(self) -> bool:
         """Whether the physics has broken down."""
-        return bool(exploded(self.env.data.qpos, self.env.data.qvel))
+        return broke_down(self.env.data)
 
     def look(self) -> NDArray[np.float64]:
         """(18,) hand (m), gripper opening in [0, 1], then the package's description of the objects."""

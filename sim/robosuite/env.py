@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ...datasets.spec import RobotSpec
+from ..compatibility import ROBOSUITE
 from ..wording import Paraphrase
 from . import panda
-from .compatibility import ROBOSUITE
 from .panda import PandaEnv, check_pictures
 from .tasks import load
 

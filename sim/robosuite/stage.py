@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from robosuite.utils import transform_utils  # pyright: ignore[reportMissingImports]
 
 from ...datasets.starts import LATTICE_M, LATTICE_MODULUS, StartState
-from ..explosion import exploded
+from ..explosion import broke_down
 from ..look import Look
 from .picture import Pictures, Profile
 from .state import Memory
@@ -93,8 +93,7 @@ class Stage:
     @property
     def exploded(self) -> bool:
         """Whether the physics has broken down."""
-        data = self.env.sim.data
-        return bool(exploded(data.qpos, data.qvel))
+        return broke_down(self.env.sim.data._data)
 
     def proprioception(self) -> NDArray[np.float64]:
         """(8,) hand position (m), its rotation as the package's axis-angle (rad), both fingers (m)."""

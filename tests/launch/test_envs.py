@@ -1,13 +1,14 @@
 """`regrip envs`."""
 
 import io
+import sys
 from pathlib import Path
 
 import av
 import pytest
 from PIL import Image
 
-from regrip.launch import cli, environments
+from regrip.launch import cli, environments, envs
 from regrip.launch.environments import EnvConfig
 from regrip.sim.tabletop.tasks import load
 
@@ -47,6 +48,44 @@ def test_what_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFix
     assert "did you mean 'demo/lift_red'" in capsys.readouterr().err
     assert cli.main(["envs", "show", "lift_red"]) == 1
     assert "`regrip envs` lists all" in capsys.readouterr().err
+    assert cli.main(["envs", "show", "libero_spacial/lift"]) == 1
+    assert "did you mean 'libero_spatial'" in capsys.readouterr().err
+
+
+def test_one_simulator_that_does_not_start_does_not_spoil_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {name: environments.FACTORIES[name] for name in ("metaworld", "tabletop")}
+    monkeypatch.setattr(environments, "FACTORIES", both)
+    monkeypatch.setattr(envs, "suites", {"metaworld": ["mt3"], "tabletop": ["demo"]}.__getitem__)
+    monkeypatch.setenv("REGRIP_METAWORLD_PYTHON", sys.executable)  # has no Meta-World
+    assert cli.main(["envs", "--size", "32", "--out", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "metaworld, suite mt3, is left out:" in said
+    assert "make metaworld" in said
+    assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") == len(load("demo").tasks)
+
+
+@pytest.mark.parametrize(
+    ("suite", "simulator"),
+    [
+        ("demo", "tabletop"),
+        ("mt10", "metaworld"),
+        ("cubes", "maniskill"),
+        ("blocks", "robosuite"),
+        ("libero_10", "libero"),
+        ("kitchen", "gymnasium"),
+        ("some/my.toml", "gymnasium"),
+    ],
+)
+def test_a_suite_tells_its_simulator(suite: str, simulator: str) -> None:
+    assert envs.simulator_of(suite) == simulator
+
+
+def test_no_two_simulators_have_a_suite_of_one_name() -> None:
+    names = [name for name in environments.FACTORIES if name not in environments.IN_PROCESS]
+    every = [suite for name in names for suite in envs.suites(name)]
+    assert len(every) == len(set(every))
 
 
 @pytest.mark.parametrize(

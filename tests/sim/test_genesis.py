@@ -7,6 +7,7 @@ tests/sim/test_genesis.py`, or through the first test from any other. The scene 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from regrip.launch import environments
 from regrip.launch.environments import EnvConfig
 from regrip.sim.demonstrate import demonstrate
 from regrip.sim.genesis.env import GenesisEnv
+from regrip.sim.genesis.memory import live_arrays
 from regrip.sim.genesis.physics import Variation
 from regrip.sim.tabletop.env import TabletopEnv
 from regrip.sim.tabletop.tasks import task_names
@@ -121,6 +123,27 @@ def episode(env: GenesisEnv, slot: int, start: StartState, count: int = 4) -> li
     """The answers of one episode that is played alone."""
     answers = [answer(begin(env, [slot], [start]), 0)]
     return answers + [answer(play(env, [slot], chunks_of([start], n)), 0) for n in range(count)]
+
+
+@needs_genesis
+@pytest.mark.slow
+def test_closed_scenes_give_their_memory_back() -> None:
+    """Comes first, while no other scene is open."""
+
+    def held() -> int:
+        return sum(math.prod(array.shape) for array in live_arrays())
+
+    with GenesisEnv(num_slots=3, chunk_size=H, cameras=()) as env:
+        quiet = episode(env, 1, LIFT)
+        alone = held()
+        with GenesisEnv(num_slots=2, chunk_size=H, cameras=()) as other:
+            begin(other, [0, 1], [PUSH, PRESS])
+            play(other, [0, 1], chunks_of([PUSH, PRESS], 0))
+            assert held() > 1.5 * alone
+        with pytest.raises(RuntimeError, match="is closed"):
+            other.receive([0])
+        assert episode(env, 1, LIFT) == quiet
+    assert held() < 0.02 * alone
 
 
 @needs_genesis

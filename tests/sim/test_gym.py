@@ -477,3 +477,22 @@ def test_a_task_of_a_mapping_of_ones_own_is_shown(
     assert (out / "gymnasium-mine-go.png").stat().st_size > 100
     assert cli.main(["envs", "show", f"{suite}/gp", "--out", str(out)]) == 1
     assert "did you mean 'mine/go'" in capsys.readouterr().err
+
+
+def test_a_package_in_another_version_than_was_tried_is_named_when_a_reset_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_gym
+
+    def reset(*_: Any, **__: Any) -> None:
+        raise AssertionError("joint_type in (mjtJoint.mjJNT_HINGE,)")
+
+    monkeypatch.setattr(toy_gym.Dot, "reset", reset)
+    start = StartState("mine/go", "train", 0)
+    pinned = GOOD.replace('modules = ["toy_gym"]', 'modules = ["toy_gym"]\ninstall = "numpy==0.9"')
+    with pytest.raises(
+        RuntimeError, match=rf"joint_type in .* ran with numpy==0\.9, and here is numpy {np.__version__}"
+    ):
+        make(str(write(tmp_path, pinned))).reset(start)
+    with pytest.raises(AssertionError, match="joint_type"):  # no version to blame
+        make(str(write(tmp_path, GOOD))).reset(start)
