@@ -22,7 +22,6 @@ from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import psutil
 import torch
 from random_play import CHUNK, begin, cpu_s
 
