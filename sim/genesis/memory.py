@@ -28,7 +28,7 @@ def free_arrays(any_scene_lives: bool) -> None:
 
 
 def _forget_which_kernels_are_faster() -> None:
-    """It is noted for a call's arguments, which are arrays; a living scene would try all of them again."""
+    """It is noted for the arguments of a call, which are arrays; a living scene tries all of them again."""
     kind = importlib.import_module("quadrants.lang._perf_dispatch").PerformanceDispatcher
     for dispatcher in gc.get_objects():
         if type(dispatcher) is not kind:
