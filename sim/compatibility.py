@@ -38,8 +38,8 @@ class Requirement:
         major, minor = (int(part) for part in version.split(".")[:2])
         if not first <= (major, minor) < beyond:
             raise RuntimeError(
-                f"{distribution} {version} does not go with {self.package} as it is played here "
-                f"({self.because}); it runs on {self.works}. {self._make}"
+                f"{distribution} {version} does not go with {self.package} as it is played here, which "
+                f"was seen to run on {self.works} ({self.because}). {self._make}"
             )
 
     def check_interpreter(self) -> None:
