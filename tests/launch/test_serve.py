@@ -86,8 +86,13 @@ def test_over_the_wire_the_actions_are_those_of_act_to_the_bit(policy: Pi0Policy
     openpi = pytest.importorskip(
         "openpi_client.websocket_client_policy", reason="openpi-client is not installed"
     )
-    with serving(policy) as server, Client(url(server), timeout_s=60) as client:
+    with (
+        serving(policy) as server,
+        Client(url(server), timeout_s=60) as client,
+        contextlib.ExitStack() as closing,
+    ):
         theirs = openpi.WebsocketClientPolicy("127.0.0.1", server.port)
+        closing.callback(theirs._ws.close)  # it has no way of its own to end
         for row in range(3):
             wanted = policy.act(seen.take([row]), None).action[0]
             assert np.array_equal(client.infer(message(seen, row))["actions"], wanted)
