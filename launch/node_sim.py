@@ -104,12 +104,14 @@ class Driven:
         steps: actions executed in each.
         counters: of all cores, added up.
         overhead: seconds from each wake-up to its command, without the policy.
+        overhead_cpu: likewise, of computing alone.
     """
 
     success: tuple[bool, ...]
     steps: tuple[int, ...]
     counters: dict[str, int]
     overhead: tuple[float, ...]
+    overhead_cpu: tuple[float, ...]
 
     @property
     def rate(self) -> Rate:
@@ -140,6 +142,7 @@ def drive(
     success: list[bool] = []
     steps: list[int] = []
     overhead: list[float] = []
+    computing: list[float] = []
     counters: dict[str, int] = {}
     for number, start in enumerate(starts):
         robot.reset(start)
@@ -157,7 +160,8 @@ def drive(
         node.step()  # the tick that ends the episode, for who records
         steps.append(core.schedule.step)
         overhead += node.figures.overhead
+        computing += node.figures.overhead_cpu
         for name, count in core.counters.items():
             counters[name] = counters.get(name, 0) + count
         node.close()
-    return Driven(tuple(success), tuple(steps), counters, tuple(overhead))
+    return Driven(tuple(success), tuple(steps), counters, tuple(overhead), tuple(computing))

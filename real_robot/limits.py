@@ -21,6 +21,7 @@ Vector = NDArray[np.float64]
 # Ruckig answers to about 1e-8; a command is never reported as within a limit that it passes by more.
 TOLERANCE = 1e-6
 _PACES = 4
+_LEAST = 0.02  # of a joint's velocity: no way is planned slower
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class _Moment(NamedTuple):
     acceleration: list[float]
 
 
+def _stopping(joint: JointLimits, speed: float) -> float:
+    """How far a joint goes while it stops from `speed`, at least 0, that it keeps up until then."""
+    a, j = joint.acceleration, joint.jerk
+    return speed / 2 * (speed / a + a / j) if speed * j >= a * a else speed * math.sqrt(speed / j)
+
+
 class Limiter:
     """Brings joints towards targets within their limits, and remembers what was really sent.
 
@@ -126,16 +133,14 @@ class Limiter:
         self._way, self._brake = Trajectory(count), Trajectory(count)
         self.low = np.array([joint.low for joint in self.joints])
         self.high = np.array([joint.high for joint in self.joints])
-        self._velocity = np.array([joint.velocity for joint in self.joints])
-        self._acceleration = np.array([joint.acceleration for joint in self.joints])
-        self._jerk = np.array([joint.jerk for joint in self.joints])
         for plan, interface in (
             (self._move, ControlInterface.Position), (self._stop, ControlInterface.Velocity),
         ):  # fmt: skip
             plan.control_interface = interface
             plan.synchronization = Synchronization.No  # joints are independent: none waits for another
-            plan.max_velocity = self._velocity.tolist()
-            plan.max_acceleration, plan.max_jerk = self._acceleration.tolist(), self._jerk.tolist()
+            plan.max_velocity = [joint.velocity for joint in self.joints]
+            plan.max_acceleration = [joint.acceleration for joint in self.joints]
+            plan.max_jerk = [joint.jerk for joint in self.joints]
             plan.target_velocity = plan.target_acceleration = [0.0] * count
         self._states: list[_Moment] = []  # [0] is where the last plan began; one each `dt` after it
         self._at = 0
@@ -197,23 +202,30 @@ class Limiter:
         if not np.isfinite(target).all():
             raise ValueError(f"limiter: the target is {target}, expected finite numbers")
         clamped: list[str] = []
-        inside = np.clip(target, self.low, self.high)
-        for joint, wanted, kept in zip(self.joints, target, inside, strict=True):
+        asked = target.tolist()
+        inside = [min(max(x, joint.low), joint.high) for x, joint in zip(asked, self.joints, strict=True)]
+        for joint, wanted, kept in zip(self.joints, asked, inside, strict=True):
             if abs(wanted - kept) > TOLERANCE:
                 clamped.append(f"{joint.name} position")
-        inside, left_box = self._in_workspace(inside)
+        left_box = False
+        if self.workspace is not None:
+            near, left_box = self._in_workspace(np.array(inside))
+            inside = near.tolist()
         if left_box:
             clamped.append("workspace")
-        speed = np.zeros(len(self.joints)) if velocity is None else np.nan_to_num(velocity)
+        still = [0.0] * len(self.joints)
+        speed = still if velocity is None else [0.0 if v != v else v for v in velocity.tolist()]
         plan = self._plan_move(inside, speed, rows)
-        if not self._is_safe(plan) and speed.any():
-            plan = self._plan_move(inside, np.zeros(len(self.joints)), rows)
-        if not self._is_safe(plan):
+        safe = self._is_safe(plan)
+        if not safe and any(speed):
+            plan = self._plan_move(inside, still, rows)
+            safe = self._is_safe(plan)
+        if not safe:
             plan = self._plan_stop()
             clamped += [] if left_box else ["workspace"] if self.workspace else ["stop"]
         assert plan is not None, "a stop is always found"
         found = self._take(plan, rows)
-        for joint, wanted, got in zip(self.joints, inside, found.positions[-1], strict=True):
+        for joint, wanted, got in zip(self.joints, inside, self._states[self._at].position, strict=True):
             if abs(wanted - got) > 1e-3:
                 clamped.append(f"{joint.name} motion")
         return Limited(found.positions, found.tail, tuple(clamped))
@@ -228,31 +240,38 @@ class Limiter:
             raise ValueError("limiter: begin() must be called first")
         return self._take(self._plan_stop(), rows)
 
-    def _plan_move(self, target: Vector, speed: Vector, rows: int) -> list[_Moment] | None:
+    # Plain floats below, one joint after the other: arrays of seven numbers cost more than the arithmetic.
+
+    def _plan_move(self, target: list[float], speed: list[float], rows: int) -> list[_Moment] | None:
         """States from now on: `rows` on the way to the target, then the quickest stop; None if there is none.
 
         The way leads to where a stop from the target at `speed` would end, no faster than the target asks.
         """
-        now = self._states[self._at]
-        speed = np.clip(speed, -self._velocity, self._velocity)
-        end = np.clip(target + np.sign(speed) * self._stopping(np.abs(speed)), self.low, self.high)
-        period = rows * self.dt
-        begin, least = np.array(now.position), 0.02 * self._velocity
-        wanted = np.abs(target - begin)
-        pace = np.clip(wanted / period, least, self._velocity)
+        now, period = self._states[self._at], rows * self.dt
+        ends, pace = [], []
+        for joint, at, goal, v in zip(self.joints, now.position, target, speed, strict=True):
+            v = min(max(v, -joint.velocity), joint.velocity)
+            end = goal + math.copysign(_stopping(joint, abs(v)), v)
+            ends.append(min(max(end, joint.low), joint.high))
+            pace.append(min(max(abs(goal - at) / period, _LEAST * joint.velocity), joint.velocity))
         plan = self._move
         plan.current_position, plan.current_velocity, plan.current_acceleration = now
-        plan.target_position = end.tolist()
+        plan.target_position = ends
         for _ in range(_PACES):
-            plan.max_velocity = pace.tolist()
+            plan.max_velocity = pace
             if self._ruckig.calculate(plan, self._way) < 0:
                 return None
             # What is lost while the joint speeds up is made good by going faster than the mean.
-            gone = (np.array(self._way.at_time(period)[0]) - begin) * np.sign(target - begin)
-            short = wanted / np.maximum(gone, wanted / 3 + 1e-9)
-            if (short <= 1.01).all():
+            short = [
+                abs(goal - at) / max(math.copysign(1.0, goal - at) * (got - at), abs(goal - at) / 3 + 1e-9)
+                for at, goal, got in zip(now.position, target, self._way.at_time(period)[0], strict=True)
+            ]
+            if max(short) <= 1.01:
                 break
-            pace = np.clip(pace * np.maximum(short, 1.0), least, self._velocity)
+            pace = [
+                min(max(v * max(by, 1.0), _LEAST * joint.velocity), joint.velocity)
+                for joint, v, by in zip(self.joints, pace, short, strict=True)
+            ]
         states = [now] + [_Moment(*self._way.at_time((row + 1) * self.dt)) for row in range(rows)]
         return states + self._stop_from(states[-1])
 
@@ -272,12 +291,6 @@ class Limiter:
         states = [_Moment(*self._brake.at_time((row + 1) * self.dt)) for row in range(rows)]
         return [*states[:-1], _Moment(states[-1].position, still, still)]
 
-    def _stopping(self, speed: Vector) -> Vector:
-        """(N,) how far each joint goes while it stops from `speed` (N,), at least 0, without acceleration."""
-        a, j = self._acceleration, self._jerk
-        far = np.where(speed * j >= a * a, speed / 2 * (speed / a + a / j), speed * np.sqrt(speed / j))
-        return np.asarray(far)
-
     def _take(self, plan: list[_Moment], rows: int) -> Limited:
         plan = plan + [plan[-1]] * (rows + 1 - len(plan))
         self._states, self._at = plan, rows
@@ -291,29 +304,30 @@ class Limiter:
         """
         if plan is None:
             return False
-        places = np.array([state.position for state in plan])
         slack = 1e-9
-        if (places < np.minimum(self.low, places[0]) - slack).any():
-            return False
-        if (places > np.maximum(self.high, places[0]) + slack).any():
-            return False
+        columns = zip(*(state.position for state in plan), strict=True)
+        for joint, places in zip(self.joints, columns, strict=True):
+            if min(places) < min(joint.low, places[0]) - slack:
+                return False
+            if max(places) > max(joint.high, places[0]) + slack:
+                return False
         if self.workspace is None:
             return True
-        allowed = max(0.0, self._outside(places[0])) + 1e-9
+        allowed = max(0.0, self._outside(np.array(plan[0].position))) + 1e-9
         looked = {*range(2, len(plan), 2), len(plan) - 1}
-        return all(self._outside(places[row]) <= allowed for row in looked)
+        return all(self._outside(np.array(plan[row].position)) <= allowed for row in looked)
 
     def _outside(self, joints: Vector) -> float:
         """Metres by which the tool is outside of its box; below 0 inside."""
         assert self.workspace is not None, "asked only with a workspace"
         assert self.tool is not None, "checked at construction"
         tool = self.tool(joints)
-        low, high = np.array(self.workspace.low), np.array(self.workspace.high)
-        return float(np.maximum(low - tool, tool - high).max())
+        sides = zip(self.workspace.low, tool.tolist(), self.workspace.high, strict=True)
+        return float(max(max(low - at, at - high) for low, at, high in sides))
 
     def _in_workspace(self, target: Vector) -> tuple[Vector, bool]:
         """The target, or the last point on the straight way to it (in joints) whose tool is in the box."""
-        if self.workspace is None or self._outside(target) <= 0:
+        if self._outside(target) <= 0:
             return target, False
         start = np.array(self._states[self._at].position)
         here = self._outside(start)
