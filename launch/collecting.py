@@ -18,8 +18,9 @@ from ..real_robot.collecting import Collector
 from ..real_robot.core import Core, CoreConfig
 from ..real_robot.gate import GateConfig
 from ..real_robot.grades import Played, Scene
+from ..real_robot.gripper import GripperConfig
 from ..real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
-from ..real_robot.limits import GripperConfig, JointLimits
+from ..real_robot.limits import JointLimits
 from ..real_robot.messages import Events, Joints, Tick
 from ..real_robot.node import Node
 from ..real_robot.recorder import Recorder, RecorderConfig

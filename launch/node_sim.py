@@ -13,7 +13,7 @@ from ..datasets.starts import StartState
 from ..datasets.statistics import Rate
 from ..real_robot.core import Core
 from ..real_robot.messages import Command, Events, Frame, Joints, Policy, Reply, Request, Tick
-from ..real_robot.node import Node, answer
+from ..real_robot.node import Figures, Node, answer
 from ..sim.tabletop.robot import CONTROLLER_HZ, TabletopRobot
 
 
@@ -152,6 +152,9 @@ def drive(
         node.connect()
         core.configure()
         core.episode = number  # explores otherwise in each
+        for _ in range(3):  # it is enabled only when the arm has been seen to stand
+            node.step()
+        node.figures = Figures()
         core.on_enable(True, transport.now())
         seconds = robot.max_steps / core.rate_hz
         node.run(lambda tick: robot.success or robot.invalid, seconds=seconds)

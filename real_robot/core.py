@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
 from .gate import Gate, GateConfig, JointRange, StateOf
-from .limits import Gripper, GripperConfig, JointLimits, Limited, Limiter, Workspace
+from .gripper import Gripper, GripperConfig
+from .limits import JointLimits, Limited, Limiter, Workspace
 from .messages import Command, Frame, Joints, Reply, Request, State, Tick
 from .schedule import Schedule, ScheduleConfig
 
@@ -122,9 +123,9 @@ def without_numbers(why: str) -> str:
 
 def _farthest(a: Vector, b: Vector) -> tuple[int, float]:
     """Which of the entries are farthest apart, and by how much."""
-    apart = np.abs(a - b)
-    worst = int(apart.argmax())
-    return worst, float(apart[worst])
+    apart = [abs(x - y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    farthest = max(apart)
+    return apart.index(farthest), farthest
 
 
 def _beside(rows: Vector, value: float) -> Vector:
@@ -168,7 +169,11 @@ class Core:
             margin = _GRIPPER_MARGIN * (high - low)
             ranges.append(JointRange(config.gripper_joint, low - margin, high + margin))
         margin = config.action_margin * (spec.action_high - spec.action_low)
-        self._least, self._greatest = spec.action_low - margin, spec.action_high + margin  # of a sane action
+        # Of an action that is not mad; lists, for a few numbers are compared quicker without arrays.
+        self._least, self._greatest = (
+            (spec.action_low - margin).tolist(),
+            (spec.action_high + margin).tolist(),
+        )
         self.gate = Gate(config.gate, spec, tuple(ranges), state_of)
         self.schedule = Schedule(config.schedule, self.rate_hz)
         self._dt = 1.0 / self.rate_hz / config.rows_per_tick
@@ -354,18 +359,22 @@ class Core:
         dims = self.spec.action_dim
         if actions.ndim != 2 or actions.shape[1] != dims or not len(actions):
             return f"the policy answered an array of shape {actions.shape}, expected (H, {dims})"
+        if all(
+            low <= value <= high
+            for action in actions.tolist()
+            for value, low, high in zip(action, self._least, self._greatest, strict=True)
+        ):
+            return ""
         if not np.isfinite(actions).all():
             row, entry = (int(index) for index in np.argwhere(~np.isfinite(actions))[0])
             return f"action {row} of the chunk has no finite {self.spec.action[entry].name}"
-        wrong = (actions < self._least) | (actions > self._greatest)
-        if wrong.any():
-            row, entry = (int(index) for index in np.argwhere(wrong)[0])
-            axis = self.spec.action[entry]
-            return (
-                f"action {row} of the chunk has {axis.name} = {actions[row, entry]:.4g} {axis.unit}, "
-                f"outside [{axis.low:.4g}, {axis.high:.4g}]"
-            )
-        return ""
+        wrong = (actions < np.array(self._least)) | (actions > np.array(self._greatest))
+        row, entry = (int(index) for index in np.argwhere(wrong)[0])
+        axis = self.spec.action[entry]
+        return (
+            f"action {row} of the chunk has {axis.name} = {actions[row, entry]:.4g} {axis.unit}, "
+            f"outside [{axis.low:.4g}, {axis.high:.4g}]"
+        )
 
     # What goes out -------------------------------------------------------------------------------------
 
@@ -480,7 +489,7 @@ class Core:
 
     def _absurd(self, target: Vector, measured: Vector) -> str:
         """Why a target is refused, in words; ``""`` if it is not."""
-        if not np.isfinite(target).all():
+        if not all(map(math.isfinite, target.tolist())):
             return "the action has no joint target (singular or out of reach)"
         worst, jump = _farthest(target, measured)
         name = self.config.joints[worst].name
@@ -640,8 +649,8 @@ class Core:
         if apart <= self.config.max_tracking:
             return ""
         return (
-            f"{self.config.joints[worst].name} is {apart:.2f} from where it was sent: blocked, or driven by another; look, "
-            "then enable again"
+            f"{self.config.joints[worst].name} is {apart:.2f} from where it was sent: blocked, or driven by "
+            "another; look, then enable again"
         )
 
     def _arm(self, measured: Vector | None) -> Vector:
@@ -664,10 +673,14 @@ class Core:
         """Why it cannot be said where the arm would begin: it is elsewhere, and does not stand there yet.
 
         An arm that trails behind what it was sent, or joints that were last heard from on the way, look like
-        one that was moved: begun there, it would be thrown back to a place that it has left.
+        one that was moved: begun there, it would be thrown back to a place that it has left. An arm that was
+        never sent anything from here may still follow what another node sent it.
         """
+        stands = self.gate.stood(len(self.config.joints), self._rests_at, _STILL_S, _STILL)
+        if not self.limiter.position_known and not stands:
+            return f"the arm has not been seen to stand still for {_STILL_S} s: enable when it stands"
         apart = self._elsewhere(now)
-        if apart is None or self.gate.stood(len(self.config.joints), self._rests_at, _STILL_S, _STILL):
+        if apart is None or stands:
             return ""
         worst = int(np.argmax(apart))
         name = self.config.joints[worst].name

@@ -334,7 +334,7 @@ class Gate:
         return nearest
 
     def _about(self, moment: float) -> tuple[_Report | None, _Report | None]:
-        """The last report of joints from before a moment, and the first that is not; None if there is none."""
+        """The last report of joints from before a moment, and the first that is not; None for none."""
         after, sought = None, moment - self._taken("joints", 0.0)
         for report in reversed(self._rows):  # the moment is near the end
             if report[0] < sought:

@@ -155,7 +155,7 @@ class Figures:
         ticks: control steps so far.
         late: ticks that began more than half a period late.
         overhead: of the last ticks: from waking up to the command handed to the transport.
-        overhead_cpu: likewise, only what the loop's own thread computed: not when the machine did other things.
+        overhead_cpu: likewise, what the loop's thread computed, without its waiting for a busy machine.
     """
 
     ticks: int = 0

@@ -16,8 +16,9 @@ import numpy as np
 from regrip.launch.sim_robot import Truth
 from regrip.real_robot.core import Core, CoreConfig
 from regrip.real_robot.gate import GateConfig
+from regrip.real_robot.gripper import GripperConfig
 from regrip.real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
-from regrip.real_robot.limits import GripperConfig, JointLimits
+from regrip.real_robot.limits import JointLimits
 from regrip.real_robot.messages import PolicyError, Request, Transport
 from regrip.real_robot.node import Node
 from regrip.real_robot.schedule import ScheduleConfig
