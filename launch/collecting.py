@@ -33,6 +33,7 @@ from .config import load_config
 from .experiment import TrainConfig
 from .node_policy import NodePolicy
 from .node_sim import SimTransport
+from .policies import named
 from .run_directory import RunDirectory
 
 # Between two episodes the arm is put elsewhere; no arm moves there in one step, and the gate would say so.
@@ -106,6 +107,7 @@ class SimulatedRoom:
         out: the set that is recorded; None records nothing.
         explore: names the run, see `NodePolicy`; None is greedy.
         about: said of every episode.
+        version: of the policy, said of every episode until it is swapped for another.
     """
 
     def __init__(
@@ -114,9 +116,10 @@ class SimulatedRoom:
         out: Path | None,
         explore: tuple[str | int, ...] | None,
         about: Mapping[str, Any] | None = None,
+        version: str = "",
     ) -> None:
         self.robot, self.arm = TabletopRobot(), arm_of_simulation()
-        self.policy = NodePolicy(policy, explore)
+        self.policy = NodePolicy(policy, explore, version=version)
         self.core = core_of_simulation(policy, self.arm)
         self.recorder = None
         if out is not None:
@@ -232,6 +235,7 @@ def learner(
         if status:
             raise RuntimeError(f"regrip train ended with status {status}; go on with --resume {out}")
         config = load_config(TrainConfig, RunDirectory(out).config)
-        room.policy.swap(train.open_as_practised(config, str(out))[0])
+        policy, published = train.open_as_practised(config, str(out))
+        room.policy.swap(policy, named(str(out), published))
 
     return learn
