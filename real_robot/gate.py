@@ -353,7 +353,8 @@ class Gate:
         if before is None or after is None:
             report = after if before is None else before
             assert report is not None, "to be called when there are joints"
-            return report[2].tolist()
+            alone: list[float] = report[2].tolist()
+            return alone
         sought = moment - self._taken("joints", 0.0)
         share = (sought - before[0]) / (after[0] - before[0])
         pairs = zip(before[2].tolist(), after[2].tolist(), strict=True)

@@ -141,7 +141,7 @@ class Schedule:
             return None
         weights = self._weights[: len(rows)]
         mean = weights @ np.array(rows, np.float64) / weights.sum()
-        return mean.astype(np.float32)
+        return np.asarray(mean, np.float32)
 
     def executed(self) -> None:
         """The action of this step was sent."""
