@@ -168,11 +168,11 @@ class Core:
             low, high = sorted((config.gripper.closed, config.gripper.open))
             margin = _GRIPPER_MARGIN * (high - low)
             ranges.append(JointRange(config.gripper_joint, low - margin, high + margin))
-        margin = config.action_margin * (spec.action_high - spec.action_low)
+        beyond = config.action_margin * (spec.action_high - spec.action_low)
         # Of an action that is not mad; lists, for a few numbers are compared quicker without arrays.
         self._least, self._greatest = (
-            (spec.action_low - margin).tolist(),
-            (spec.action_high + margin).tolist(),
+            (spec.action_low - beyond).tolist(),
+            (spec.action_high + beyond).tolist(),
         )
         self.gate = Gate(config.gate, spec, tuple(ranges), state_of)
         self.schedule = Schedule(config.schedule, self.rate_hz)
@@ -369,6 +369,8 @@ class Core:
             row, entry = (int(index) for index in np.argwhere(~np.isfinite(actions))[0])
             return f"action {row} of the chunk has no finite {self.spec.action[entry].name}"
         wrong = (actions < np.array(self._least)) | (actions > np.array(self._greatest))
+        if not wrong.any():
+            return ""
         row, entry = (int(index) for index in np.argwhere(wrong)[0])
         axis = self.spec.action[entry]
         return (
