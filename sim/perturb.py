@@ -36,6 +36,7 @@ _PICTURES = {
     "light": "lamps and ambient light scaled by 0.4 to 1.5, the lamps tinted and moved by up to 40 degrees",
     "background": "what things stand on is tinted with another colour",
     "texture": "what things stand on is tiled",
+    "distractors": "a can and a bar of colours of their own stand about; they are seen, not felt",
 }
 _ROBOT = {
     "metaworld": "the hand starts up to 5 cm aside on each axis (never in training)",
@@ -43,10 +44,12 @@ _ROBOT = {
     "libero": "the arm starts up to 0.1 rad aside in each joint (never in training)",
     "maniskill": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
 }
-_NOT_OURS = {
-    "layout": "the package places the objects, and how far apart they may be is part of its tasks",
-    "distractors": "the package builds its scenes whole",
+_LAYOUT = {
+    "metaworld": "the object stands up to 2 cm outside the package's range, the goal up to 2 cm",
+    "robosuite": "the package places the objects in ranges that are 5 cm wider on each side",
+    "maniskill": "everything on the table is shifted together by 4 to 8 cm",
 }
+_FURNITURE = "objects stand in and on furniture that stays: moving them would be placing them anew"
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,23 @@ def of_simulator(simulator: str, suite: str) -> Kinds:
         from .gym.tasks import perturbations
 
         known, missing = perturbations(suite)
-        return Kinds({kind: _PICTURES[kind] for kind in known}, {**missing, **_NOT_OURS})
+        return Kinds({kind: _PICTURES[kind] for kind in known}, missing)
     if simulator not in _ROBOT:
         raise ValueError(unknown("public simulator", simulator, ["gymnasium", *_ROBOT]))
-    missing = dict(_NOT_OURS)
+    missing = {}
     if simulator == "libero":
+        missing["layout"] = _FURNITURE
         missing["paraphrase"] = "the package has no wording that training could not have used"
-    return Kinds({**_PICTURES, "robot": _ROBOT[simulator]}, missing)
+    elif (simulator, suite) == ("robosuite", "robosuite"):
+        missing["layout"] = (
+            "the bin of can and the table of wipe are used to the edge by the package; suite blocks has it"
+        )
+    elif simulator == "maniskill" and suite != "cubes":
+        missing["layout"] = (
+            "the success tests of PlugCharger and PushT keep the place that was drawn; suite cubes has it"
+        )
+    every = {**_PICTURES, "robot": _ROBOT[simulator], "layout": _LAYOUT.get(simulator, "")}
+    return Kinds({kind: about for kind, about in every.items() if kind not in missing}, missing)
 
 
 def require(simulator: str, suite: str, kind: str) -> None:
@@ -100,7 +113,7 @@ def save(look: Look | None) -> list[Any] | None:
     """A perturbed episode's look for a snapshot; None if nothing is perturbed."""
     if look is None or look.kind == "none":
         return None
-    return [look.kind, dataclasses.asdict(look.start)]
+    return [look.kind, dataclasses.asdict(look.start), *([look.places] if look.places else [])]
 
 
 def load(saved: list[Any] | None, kind: str) -> Look | None:
@@ -111,7 +124,10 @@ def load(saved: list[Any] | None, kind: str) -> Look | None:
     """
     theirs = "none" if saved is None else str(saved[0])
     require_same(theirs, kind)
-    return None if saved is None else Look(theirs, StartState(**saved[1]))
+    if saved is None:
+        return None
+    places = tuple(tuple(place) for place in saved[2]) if len(saved) > 2 else ()
+    return Look(theirs, StartState(**saved[1]), places)
 
 
 def require_same(theirs: str, mine: str) -> None:
