@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,55 @@ _NOISE = (0.02, 0.08)
 _CONTRAST = 0.25
 
 
+def name_of(start: StartState) -> str:
+    """What an episode's noise is drawn from."""
+    return f"{start.task} {start.split} {start.index} {start.seed}"
+
+
+def add_noise(picture: NDArray[np.uint8], start: str, camera: str, steps: int) -> NDArray[np.uint8]:
+    """What a poor sensor sees: off in brightness and contrast all through an episode, its grain always new.
+
+    Args:
+        picture: (H,W,3).
+        start: of `name_of`.
+        camera: each is off in its own way.
+        steps: control steps since the episode began.
+    """
+    sensor = counter_generator("sensor", start, camera)
+    sigma = sensor.uniform(*_NOISE)
+    contrast, brightness = sensor.uniform(-_CONTRAST, _CONTRAST, 2)
+    grain = counter_generator("grain", start, camera, steps)
+    pixels = picture.astype(np.float32) / 255
+    pixels = 0.5 + (1 + contrast) * (pixels - 0.5) + 0.5 * brightness
+    pixels += sigma * grain.standard_normal(pixels.shape, dtype=np.float32)
+    noisy: NDArray[np.uint8] = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
+    return noisy
+
+
+def wrong_instruction(start: StartState, tasks: Sequence[str], say: Callable[[StartState], str]) -> str:
+    """The instruction of another task of the same suite, drawn by the start.
+
+    Args:
+        start: names the episode.
+        tasks: ``suite/task`` names.
+        say: the instruction of an episode.
+
+    Raises:
+        ValueError: if no other task says anything else.
+    """
+    true = say(start)
+    others = [name for name in tasks if name != start.task and name.split("/")[0] == start.suite]
+    start.generator("wrong").shuffle(others)
+    for name in others:
+        other = say(StartState(name, start.split, start.index, start.seed))
+        if other != true:
+            return other
+    raise ValueError(
+        f"{start.task}: no other task of the run says anything but {true!r}; give more tasks, or leave "
+        "out the perturbation 'wrong'"
+    )
+
+
 class Perturbed:
     """Implements `Env` on another one. What it does to an episode depends on the start state alone.
 
@@ -178,21 +227,14 @@ class Perturbed:
         wrong = self._another(start) if self.kind == "wrong" else ""
         self.env.reset(start)
         self.instruction = self.env.instruction if self.kind == "noise" else wrong
-        self._start, self._steps = f"{start.task} {start.split} {start.index} {start.seed}", 0
+        self._start, self._steps = name_of(start), 0
 
     def _another(self, start: StartState) -> str:
-        self.env.reset(start)
-        true = self.env.instruction
-        others = [name for name in self._tasks if name != start.task and name.split("/")[0] == start.suite]
-        start.generator("wrong").shuffle(others)
-        for name in others:
-            self.env.reset(StartState(name, start.split, start.index, start.seed))
-            if self.env.instruction != true:
-                return self.env.instruction
-        raise ValueError(
-            f"{start.task}: no other task of the run says anything but {true!r}; give more tasks, or leave "
-            "out the perturbation 'wrong'"
-        )
+        def say(other: StartState) -> str:
+            self.env.reset(other)
+            return self.env.instruction
+
+        return wrong_instruction(start, self._tasks, say)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         self._steps += 1
@@ -208,15 +250,7 @@ class Perturbed:
         picture = self.env.render(camera)
         if self.kind != "noise":
             return picture
-        sensor = counter_generator("sensor", self._start, camera)
-        sigma = sensor.uniform(*_NOISE)
-        contrast, brightness = sensor.uniform(-_CONTRAST, _CONTRAST, 2)
-        grain = counter_generator("grain", self._start, camera, self._steps)
-        pixels = picture.astype(np.float32) / 255
-        pixels = 0.5 + (1 + contrast) * (pixels - 0.5) + 0.5 * brightness
-        pixels += sigma * grain.standard_normal(pixels.shape, dtype=np.float32)
-        noisy: NDArray[np.uint8] = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
-        return noisy
+        return add_noise(picture, self._start, camera, self._steps)
 
     def snapshot(self) -> bytes:
         header = {"instruction": self.instruction, "start": self._start, "steps": self._steps}

@@ -120,8 +120,13 @@ class Pictures:
     def free_places(self, start: StartState, camera: str, way: NDArray[np.float64]) -> tuple[Place, ...]:
         """Where distractors stand in the episode that has just begun; see `distractors.find_places`."""
         model, data = self._sim.model._model, self._sim.data._data
-        scene = distractors.MujocoScene(model, data, self._surface)
-        return distractors.find_places(start, scene, distractors.eye(model, data, camera), way)
+        view = distractors.eye(model, data, camera)
+        try:
+            scene = distractors.MujocoScene(model, data, self._surface)
+            return distractors.find_places(start, scene, view, way)
+        except ValueError:  # before the door hardly any of the table is in view
+            scene = distractors.MujocoScene(model, data, looks.surface(model, ("floor",)))
+            return distractors.find_places(start, scene, view, way)
 
     def close(self) -> None:
         for renderer in self._fast.values():
