@@ -495,7 +495,7 @@ def draw_wider_layout(
     apart = _APART_M.get(start.task_name, APART_M)
     generator = start.generator("perturb", "layout", attempt)
     while True:
-        layout = generator.uniform(lowest - wider, highest + wider)
+        layout: NDArray[np.float64] = generator.uniform(lowest - wider, highest + wider)
         layout[widest] = start.lattice(
             generator, float((lowest - wider)[widest]), float((highest + wider)[widest])
         )
