@@ -213,7 +213,7 @@ class JointTowards:
     def holds(self, world: World, memory: Memory) -> bool:
         low = min(self.low, memory[0] + self.share * (self.low - memory[0]))
         high = max(self.high, memory[0] + self.share * (self.high - memory[0]))
-        return low <= world.joint(self.joint) <= high
+        return bool(low <= world.joint(self.joint) <= high)
 
 
 @dataclass(frozen=True)

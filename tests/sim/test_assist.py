@@ -119,8 +119,8 @@ def test_who_cannot_help_says_so(help: str) -> None:
 
 
 def test_what_less_is() -> None:
-    assert relaxed(Steady(Lifted("block", 0.06), 3), 1.0) == Steady(Lifted("block", pytest.approx(0.018)), 3)
-    assert relaxed(Pushed("block"), 0.5) == Pushed("block", pytest.approx(0.065), pytest.approx(0.075))
+    assert _numbers(relaxed(Steady(Lifted("block", 0.06), 3), 1.0)) == pytest.approx([0.018, 3])
+    assert _numbers(relaxed(Pushed("block"), 0.5)) == pytest.approx([0.065, 0.075, 0.02])
     for suite in SUITES:
         for task in load(suite).tasks:
             relaxed(task.goal, 1.0)  # every goal that a task uses knows what less of it is
