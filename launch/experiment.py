@@ -67,7 +67,9 @@ class TrainConfig:
         self_referential: settings of that reward.
         assist: how much the simulator helps at first, from 0 to 1 (see `sim.env.Assisting`): virtual forces,
             which no evaluation has.
-        assist_until: share of the iterations by which that has faded to nothing, linearly.
+        relax: likewise, how much less the goals ask for: what only that makes a success is learnt from as
+            one, and counted apart (``train/eased``).
+        assist_until: share of the iterations by which both have faded to nothing, linearly.
         branches: episodes of an iteration, beside those from start states, that go back to a decision about
             which the critics disagree and try again from there, four from each (MPO).
         see_before: iterations (counted from 1) before which the VLM learns from the policy's own pictures;
@@ -117,6 +119,7 @@ class TrainConfig:
     encoder: Literal["vision", "pixels", "state"] = "vision"
     self_referential: SelfReferentialConfig = field(default_factory=SelfReferentialConfig)
     assist: float = 0.0
+    relax: float = 0.0
     assist_until: float = 0.5
     branches: int = 0
     see_before: tuple[int, ...] = ()
@@ -185,8 +188,9 @@ class TrainConfig:
                 f"branches {self.branches} with algorithm {self.algorithm!r}: it takes 'mpo', whose critics "
                 f"say where to branch, and a multiple of {SIBLINGS}, for so often each point is tried again"
             )
-        if not 0.0 <= self.assist <= 1.0 or not 0.0 <= self.assist_until <= 1.0:
-            raise ValueError(f"assist {self.assist} and assist_until {self.assist_until} must be in [0, 1]")
+        for name in ("assist", "relax", "assist_until"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)} must be in [0, 1]")
         if self.sampler.prefer == "dps" and self.group_size < 2:
             raise ValueError(
                 f"group_size {self.group_size}: sampler.prefer 'dps' foretells groups that end with some of "

@@ -18,7 +18,8 @@ Names with a slash form groups. `regrip report` reads these; each may be absent:
 ``tasks/<task>/successes, /episodes``    of each task, sampled in this iteration on train start states
 ``tasks/forgotten``, ``.../hopeless``    tasks that wait for a turn; tasks practised in vain lately
 ``branches/successes, /episodes``        of episodes that began at a decision that is in doubt
-``assist``                               how much the simulator helped, 0 to 1
+``assist``, ``relax``                    how much the simulator helped, and the goals were relaxed, 0 to 1
+``train/eased``                          of ``train/episodes``, those that reached a relaxed goal alone
 ``reward/waiting``, ``.../given_up``     episodes without their reward yet; and those no longer waited for
 ``monitor/earned``, ``.../auc``           what episodes earn; how often a success earns more than a failure
 ``monitor/drift``                        shift of the robot's states since the first iteration, in spreads

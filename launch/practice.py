@@ -40,9 +40,9 @@ def noise_level(config: TrainConfig, policy: Pi0Policy, iteration: int) -> float
     return first + (config.final_noise_level - first) * iteration / max(1, config.iterations - 1)
 
 
-def assist(config: TrainConfig, iteration: int) -> float:
-    """How much the simulator helps in an iteration, counted from 0."""
-    return config.assist * max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
+def help_left(config: TrainConfig, iteration: int) -> float:
+    """The share of `assist` and `relax` that is left in an iteration, counted from 0."""
+    return max(0.0, 1.0 - iteration / max(1.0, config.assist_until * config.iterations))
 
 
 def look_closer(config: TrainConfig, run: Run, pool: environments.Pool) -> dict[str, float]:
@@ -93,6 +93,8 @@ def gather(
     row = {"train/successes": 0.0, "train/episodes": 0.0, "episodes/wasted": 0.0, "episodes/invalid": 0.0}
     if config.assist:
         row["assist"] = pool.assist
+    if config.relax:
+        row |= {"relax": pool.relax, "train/eased": 0.0}
     played = 0
     missing, attempts = config.groups, config.resample if config.algorithm == "grpo" else 0
     for attempt in range(attempts + 1):
@@ -120,8 +122,12 @@ def gather(
             row[f"tasks/{task}/episodes"] = row.get(f"tasks/{task}/episodes", 0) + rate.trials
         row["tasks/forgotten"] = len(run.sampler.forgotten())
         row["tasks/hopeless"] = len(run.sampler.hopeless())
+        if config.relax:
+            row["train/eased"] += float(eased(rollouts).sum())
+            rollouts = with_eased(rollouts)
         if config.branches:
-            rollouts = concatenate([rollouts, *grow(config, run, pool, rollouts, row)])
+            more = grow(config, run, pool, rollouts, row)
+            rollouts = concatenate([rollouts, *(map(with_eased, more) if config.relax else more)])
         if config.background:
             return *ready(run, rollouts, row), row
         reward = run.reward(rollouts)
@@ -146,6 +152,29 @@ def gather(
         "tasks/starved": len(ledger.starved(environments.task_names(config.env))),
     }
     return concatenate(parts), concatenate_signals(signals), row
+
+
+def eased(rollouts: Rollouts) -> np.ndarray:
+    """(B,) true where a relaxed goal was reached and the task's own was not."""
+    return np.asarray(~rollouts.success & (rollouts.reward > 0).any((1, 2)))
+
+
+def with_eased(rollouts: Rollouts) -> Rollouts:
+    """The episodes as the learner and its reward see them: an eased one is a success, over when it was eased.
+
+    Who counts successes, or asks how hard a task is, must look at the episodes as they were.
+    """
+    won = eased(rollouts)
+    paid = (rollouts.reward > 0).reshape(len(rollouts), -1)
+    till_first = (paid.cumsum(1) == paid).reshape(rollouts.reward.shape)
+    from_last = (paid[:, ::-1].cumsum(1)[:, ::-1] == paid).reshape(rollouts.reward.shape)
+    return dataclasses.replace(
+        rollouts,
+        valid=rollouts.valid & (till_first | ~won[:, None, None]),
+        reward=rollouts.reward * from_last,
+        success=rollouts.success | won,
+        truncated=rollouts.truncated & ~won,
+    )
 
 
 def play(

@@ -34,7 +34,7 @@ from .experiment import Run, TrainConfig
 from .materials import open_judge
 from .metrics import MetricsWriter
 from .policies import open_policy
-from .practice import assist, describe, gather, look_closer, noise_level
+from .practice import describe, gather, help_left, look_closer, noise_level
 from .progress import Progress
 from .provenance import code_version, command_line
 from .report import write_report
@@ -71,9 +71,10 @@ def train(
             run.policy.set_noise_level(noise_level(config, run.policy, run.iteration))
             seen = look_closer(config, run, pool) if run.iteration + 1 in config.see_before else {}
             clock.lap("see")
-            pool.assist = assist(config, run.iteration)
+            left = help_left(config, run.iteration)
+            pool.assist, pool.relax = left * config.assist, left * config.relax
             rollouts, reward, row = gather(config, run, pool, real)
-            pool.assist = 0.0
+            pool.assist = pool.relax = 0.0
             clock.lap("collect")
             set_learning_rate(config, run)
             row |= seen | describe(rollouts, reward) | watch(run, rollouts, reward, folder)

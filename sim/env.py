@@ -17,7 +17,8 @@ class EnvStep:
     """What one control step brought.
 
     Attributes:
-        reward: the environment's own sparse reward, 1.0 at the step of success and 0.0 before.
+        reward: the environment's own sparse reward, 1.0 at the step of success and 0.0 before;
+            `Assisting.relax` adds another 1.0.
         success: the task's predicate holds; the episode is over.
         truncated: the step limit was reached without success; the episode is over.
         invalid: the simulation broke down (see `explosion`); the episode is over and counts for nothing.
@@ -82,10 +83,15 @@ class Env(Protocol):
 
 
 class Assisting(Env, Protocol):
-    """An environment that can make a task easier with forces that no robot has.
+    """An environment that can make a task easier, for practice alone.
+
+    Both are set before `reset` and constant over an episode.
 
     Attributes:
-        assist: from 0 (physics as it is) to 1; set before `reset`, constant over an episode.
+        assist: from 0 (physics as it is) to 1: forces that no robot has.
+        relax: from 0 (nothing) to 1: the first step at which a goal holds that asks for so much less than the
+            task's has reward 1.0, too. The episode goes on: success and its end are those of the task.
     """
 
     assist: float
+    relax: float

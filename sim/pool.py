@@ -94,6 +94,7 @@ class _Slot:
 
     start: StartState | None = None
     assist: float = 0.0
+    relax: float = 0.0
     snapshot: bytes | None = None
     chunks: list[NDArray[np.float32]] = field(default_factory=list)
     playing: bool = False
@@ -110,6 +111,7 @@ class _Slot:
             "slot": slot,
             "start": start,
             "assist": self.assist,
+            "relax": self.relax,
             "snapshot": None if self.snapshot is None else encode(self.snapshot),
             "chunks": encode(chunks),
             "answer": self.due,
@@ -157,6 +159,7 @@ class WorkerPool:
 
     Attributes:
         assist: given to the environments (`env.Assisting`) with each `reset` from now on.
+        relax: likewise.
         incidents: workers that were lost; the caller may clear it.
 
     Args:
@@ -217,6 +220,7 @@ class WorkerPool:
         self.num_workers = min(num_workers, num_slots)
         self.incidents: list[Incident] = []
         self.assist = 0.0
+        self.relax = 0.0
         self._factory, self._kwargs = factory, dict(kwargs or {})
         self._python, self._memory_limit_mb = python, memory_limit_mb
         self._environment = dict(environment or {})
@@ -257,7 +261,7 @@ class WorkerPool:
         while any(self._slots[slot].due for slot in slots):
             self._pump()
         for slot, start in zip(slots, starts, strict=True):
-            self._slots[slot] = _Slot(start=start, assist=self.assist, playing=True, due=True)
+            self._slots[slot] = _Slot(start, self.assist, self.relax, playing=True, due=True)
         self._send("begin", slots)
 
     def step(self, slots: Sequence[int], chunks: NDArray[np.float32]) -> None:

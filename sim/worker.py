@@ -173,13 +173,14 @@ class Worker:
         if order["snapshot"] is not None:
             env.restore(decode(order["snapshot"]))
         else:
-            if hasattr(env, "assist"):
-                env.assist = order["assist"]
-            elif order["assist"]:
-                raise ValueError(
-                    f"assist {order['assist']} was asked for, but {type(env).__name__} cannot make its tasks "
-                    "easier: set assist to 0"
-                )
+            for help in ("assist", "relax"):
+                if hasattr(env, help):
+                    setattr(env, help, order[help])
+                elif order[help]:
+                    raise ValueError(
+                        f"{help} {order[help]} was asked for, but {type(env).__name__} cannot make its tasks "
+                        f"easier: set {help} to 0"
+                    )
             env.reset(StartState(**order["start"]))
         self.playing[slot] = True
         self.tick()

@@ -86,6 +86,7 @@ class GenesisEnv:
         state: likewise, float32 (N,S).
         privileged: likewise, float32 (N,P).
         assist: must stay 0: nobody helps here.
+        relax: likewise.
         incidents: always empty; there are no workers to lose.
         seconds: where the time went.
     """
@@ -182,6 +183,7 @@ class GenesisEnv:
         self._invalid = np.zeros(num_slots, np.bool_)
         self._done = np.zeros(num_slots, np.bool_)
         self.assist = 0.0
+        self.relax = 0.0
         self.incidents: list[Any] = []
         self.seconds = Seconds()
         self._closed = False
@@ -194,8 +196,10 @@ class GenesisEnv:
         Raises:
             ValueError: if a task is not of this suite.
         """
-        if self.assist:
-            raise ValueError(f"assist {self.assist}: Genesis's scenes give no help, set it to 0")
+        if self.assist or self.relax:
+            raise ValueError(
+                f"assist {self.assist}, relax {self.relax}: Genesis's scenes give no help, set both to 0"
+            )
         if len(slots) != len(starts):
             raise ValueError(f"reset of {len(slots)} slots was given {len(starts)} start states")
         self._check(slots)

@@ -18,7 +18,7 @@ from . import control
 from . import perturb as perturbations
 from .control import CONTROL_MODES, ControlMode
 from .experts import Expert
-from .goals import Memory
+from .goals import Goal, Memory, relaxed
 from .kinematics import ArmKinematics
 from .layout import Layout
 from .mujoco_world import MujocoWorld
@@ -28,7 +28,7 @@ from .tasks import Suite, Task, load, suites
 CAMERAS = ("front", "wrist")
 IMAGE_SIZES = (32, 512)
 _START_JITTER_RAD = 0.04
-_SNAPSHOT = "regrip tabletop 3"
+_SNAPSHOT = "regrip tabletop 4"
 _ASSIST_REACH_M = 0.06
 _ASSIST_N_PER_M = 40.0
 
@@ -40,6 +40,7 @@ class TabletopEnv:
         suite: whose tasks it plays.
         privileged_names: what each entry of `privileged()` is.
         assist: see `sim.env.Assisting`: the instructed object is drawn between the fingers, see `assistance`.
+        relax: likewise; what the easier goal asks for, `goals.relaxed` says.
     """
 
     spec: RobotSpec
@@ -94,11 +95,13 @@ class TabletopEnv:
         self.privileged_dim = len(self.privileged_names)
         self._task: Task | None = None
         self._memory: Memory = []
+        self._easier: tuple[Goal, Memory] | None = None  # until it has held
         self._steps = 0
         self._over = False
         self.instruction = ""
         self.max_steps = 0
         self.assist = 0.0
+        self.relax = 0.0
 
     @property
     def task(self) -> Task:
@@ -126,6 +129,8 @@ class TabletopEnv:
     def _begin(self, task: Task, instruction: str) -> None:
         self._task = task
         self._memory = task.goal.begin(self._world)
+        easier = relaxed(task.goal, self.relax)
+        self._easier = (easier, easier.begin(self._world)) if self.relax else None
         self._steps = 0
         self._over = False
         self.instruction = instruction
@@ -156,9 +161,12 @@ class TabletopEnv:
             self._over = True
             return EnvStep(0.0, success=False, truncated=False, invalid=True)
         success = task.goal.holds(self._world, self._memory)
+        eased = self._easier is not None and self._easier[0].holds(self._world, self._easier[1])
+        if eased:
+            self._easier = None
         truncated = not success and self._steps >= self.max_steps
         self._over = success or truncated
-        return EnvStep(float(success), success, truncated)
+        return EnvStep(float(success or eased), success, truncated)
 
     def succeeded(self) -> bool:
         """Whether the goal holds now; to be asked once for every control step, since goals remember."""
@@ -232,6 +240,8 @@ class TabletopEnv:
             "memory": self._memory,
             "perturb": self._perturb,
             "assist": self.assist,
+            "relax": self.relax,
+            "easier": self._easier and self._easier[1],
             "look": None if self._look is None else dataclasses.asdict(self._look),
         }
         return json.dumps(header).encode() + b"\n" + self._world.get_state().astype("<f8").tobytes()
@@ -257,7 +267,9 @@ class TabletopEnv:
         self._steps = header["steps"]
         self._over = header["over"]
         self._memory = header["memory"]
-        self.assist = header["assist"]
+        self.assist, self.relax = header["assist"], header["relax"]
+        easier = header["easier"]
+        self._easier = None if easier is None else (relaxed(self._task.goal, self.relax), easier)
         self._look = None if header["look"] is None else perturbations.Look(**header["look"])
         self._world.set_state(np.frombuffer(body, dtype="<f8").astype(np.float64))
 

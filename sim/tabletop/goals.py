@@ -8,7 +8,7 @@ carry it as JSON. `holds` is called once after each control step.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import rotation
@@ -199,6 +199,24 @@ class JointWithin:
 
 
 @dataclass(frozen=True)
+class JointTowards:
+    """A joint has gone `share` of the way to between `low` and `high`. Memory: [its beginning]."""
+
+    joint: str
+    low: float
+    high: float
+    share: float
+
+    def begin(self, world: World) -> Memory:
+        return [world.joint(self.joint)]
+
+    def holds(self, world: World, memory: Memory) -> bool:
+        low = min(self.low, memory[0] + self.share * (self.low - memory[0]))
+        high = max(self.high, memory[0] + self.share * (self.high - memory[0]))
+        return bool(low <= world.joint(self.joint) <= high)
+
+
+@dataclass(frozen=True)
 class AllOf:
     """Every goal holds at the same time."""
 
@@ -238,3 +256,34 @@ class InOrder:
         if memory[0] and not second:
             memory[1] = 1
         return bool(memory[0] and memory[1] and second and lasting)
+
+
+_LEAST_SHARE = 0.3
+
+
+def relaxed(goal: Goal, level: float) -> Goal:
+    """The same deed, of which less is asked: what practice may learn from before the real one is in reach.
+
+    At level 1 an object must be lifted, pushed or pressed, and a joint turned, 0.3 of the way; it may go
+    astray, or be put down beside the middle, by twice as much. That both fingers hold it, that it was
+    carried, let go of, stands, and what came first, stays as it is. Level 0 is the goal itself.
+    """
+    share, room = 1.0 - (1.0 - _LEAST_SHARE) * level, 1.0 + level
+    match goal:
+        case Steady():
+            return replace(goal, goal=relaxed(goal.goal, level))
+        case Lifted():
+            return replace(goal, height_m=share * goal.height_m)
+        case Pushed():
+            return replace(goal, distance_m=share * goal.distance_m, sideways_m=room * goal.sideways_m)
+        case Pressed():
+            return replace(goal, depth_m=share * goal.depth_m)
+        case Resting():
+            return replace(goal, half=(room * goal.half[0], room * goal.half[1]))
+        case JointWithin():
+            return JointTowards(goal.joint, goal.low, goal.high, share)
+        case AllOf():
+            return AllOf(tuple(relaxed(one, level) for one in goal.goals))
+        case InOrder():
+            return InOrder(*(relaxed(one, level) for one in (goal.first, goal.second, goal.lasting)))
+    raise TypeError(f"{type(goal).__name__} says nothing of how it is relaxed: add it to `relaxed`")

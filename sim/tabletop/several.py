@@ -28,6 +28,7 @@ class SeveralSuites:
         self.instruction = ""
         self.max_steps = 0
         self.assist = 0.0
+        self.relax = 0.0
         self.spec = envs[0].spec
         self.privileged_dim = max(env.privileged_dim for env in envs)
 
@@ -40,7 +41,7 @@ class SeveralSuites:
         if start.suite not in self._envs:
             raise ValueError(unknown("suite of this environment", start.suite, list(self._envs)))
         self._env = self._envs[start.suite]
-        self._env.assist = self.assist
+        self._env.assist, self._env.relax = self.assist, self.relax
         self._env.reset(start)
         self.instruction, self.max_steps = self._env.instruction, self._env.max_steps
 

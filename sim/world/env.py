@@ -48,6 +48,7 @@ class WorldEnv:
 
     Attributes:
         assist: must stay 0: nobody helps here.
+        relax: likewise.
         incidents: always empty; there are no workers to lose.
         cut_off: episodes that ended for doubt, since this was made.
     """
@@ -101,6 +102,7 @@ class WorldEnv:
         self.model, self.starts = model.eval(), starts
         self.spec, self.num_slots, self.chunk_size = model.spec, num_slots, model.config.chunk
         self.assist = 0.0
+        self.relax = 0.0
         self.incidents: list[Any] = []
         self.cut_off = 0
         self._most, self._anywhere, self._stop = max_decisions, anywhere, dynamic_stop
@@ -123,6 +125,10 @@ class WorldEnv:
     def reset(self, slots: Sequence[int], starts: Sequence[StartState]) -> None:
         if len(slots) != len(starts):
             raise ValueError(f"reset of {len(slots)} slots was given {len(starts)} start states")
+        if self.assist or self.relax:
+            raise ValueError(
+                f"assist {self.assist}, relax {self.relax}: nobody helps in a learned world, set both to 0"
+            )
         for slot, start in zip(slots, starts, strict=True):
             self.starts.row(start, self._anywhere)  # refuses what it does not know before anything changes
             self._pending[slot] = start
