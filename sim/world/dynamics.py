@@ -16,6 +16,7 @@ class Batch:
     Attributes:
         tokens: (B,L+1,C,n,d), what the tokenizer makes of the frames; the last may be missing, see `follows`.
         state: (B,L+1,S).
+        before: (B,L,S), a control step before each decision; the state itself where an episode begins.
         action: (B,L,H,A).
         words: int64 (B,W), the instruction; zero is no word.
         success: (B,L), 1 where the episode succeeded within this decision.
@@ -25,6 +26,7 @@ class Batch:
 
     tokens: Tensor
     state: Tensor
+    before: Tensor
     action: Tensor
     words: Tensor
     success: Tensor

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...datasets.spec import RobotSpec
+from .cameras import Cameras
 from .config import WorldConfig
 from .dynamics import Step
 from .encoder import FrozenEncoder
+from .patches import Patches
 from .rssm import Rssm
 from .tokenizer import Tokenizer
 from .video import VideoDynamics
+from .views import ViewDynamics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,10 @@ class WorldModel(nn.Module):
         config: sizes.
         spec: of the robot and its cameras.
         vocabulary: the words of the instructions it knows.
+        cameras: where they are; kind ``views`` needs it.
+
+    Raises:
+        ValueError: kind ``views`` without `cameras`, or with a frozen encoder, or of cameras that are not the spec's.
     """
 
     state_mean: Tensor
@@ -51,14 +58,23 @@ class WorldModel(nn.Module):
     action_mean: Tensor
     action_std: Tensor
 
-    def __init__(self, config: WorldConfig, spec: RobotSpec, vocabulary: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: WorldConfig,
+        spec: RobotSpec,
+        vocabulary: Sequence[str],
+        cameras: Cameras | None = None,
+    ) -> None:
         super().__init__()
+        self.cameras = cameras
         self.config, self.spec, self.vocabulary = config, spec, tuple(vocabulary)
         self.calibration = Calibration()
         self._index = {word: number + 1 for number, word in enumerate(self.vocabulary)}
         camera = spec.cameras[0]
-        self.tokenizer: Tokenizer | FrozenEncoder
-        if config.encoder:
+        self.tokenizer: Tokenizer | FrozenEncoder | Patches
+        if config.kind == "views":
+            self.tokenizer = Patches(camera.height, camera.width)
+        elif config.encoder:
             self.tokenizer = FrozenEncoder(config.encoder, config.encoder_side, camera.height, camera.width)
         else:
             self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
@@ -66,8 +82,18 @@ class WorldModel(nn.Module):
             len(spec.cameras), self.tokenizer.places, self.tokenizer.dims, spec.state_dim,
             config.chunk * spec.action_dim, len(self.vocabulary),
         )  # fmt: skip
-        self.dynamics: VideoDynamics | Rssm
-        if config.kind == "rssm":
+        self.dynamics: VideoDynamics | ViewDynamics | Rssm
+        if isinstance(self.tokenizer, Patches):
+            if cameras is None or config.encoder:
+                raise ValueError(
+                    "a world model of kind 'views' draws by where the cameras are: give their calibration "
+                    "(--cameras FILE, see docs/world.md) and no frozen encoder, or fit one of kind 'video'"
+                )
+            self.dynamics = ViewDynamics(
+                cameras, spec, self.tokenizer, config.chunk, len(self.vocabulary), width=config.width,
+                heads=config.heads, ensemble=config.ensemble, success_weight=config.success_weight,
+            )  # fmt: skip
+        elif config.kind == "rssm":
             self.dynamics = Rssm(
                 *sizes, width=config.width, recurrent=config.recurrent, groups=config.groups,
                 classes=config.classes, ensemble=config.ensemble, success_weight=config.success_weight,
