@@ -159,6 +159,7 @@ def window(model: WorldModel, rows: int, length: int) -> Batch:
     return Batch(
         tokens=tokens,
         state=torch.randn(rows, length + 1, spec.state_dim, device=device),
+        before=torch.randn(rows, length, spec.state_dim, device=device),
         action=torch.randn(rows, length, CHUNK, spec.action_dim, device=device),
         words=model.words([" ".join(WORDS)] * rows),
         success=torch.zeros(rows, length, device=device),

@@ -1,8 +1,8 @@
 """Where cameras are and how they look: what turns one view of a scene into another.
 
-A camera stands still beside the robot, or is carried by its hand. With its pose known, a picture from one place
-says what is seen from another, up to how far away things are; most things stand on a plane (the table) and
-are low, so a few heights of that plane leave little to guess.
+A camera stands still beside the robot, or is carried by its hand. With its pose known, a picture from one
+place says what is seen from another, up to how far away things are; most things stand on a plane (the table)
+and are low, so a few heights of that plane leave little to guess.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class View:
 
     Attributes:
         name: as in the RobotSpec.
-        mounted_on: ``base``, it stands still in the robot's base frame, or ``hand``, it moves with the frame that
-            the state gives.
+        mounted_on: ``base``, it stands still in the robot's base frame, or ``hand``, it moves with the frame
+            whose pose the state gives.
         fov_y_deg: vertical field of view, degrees.
         position: of the camera in the frame it is mounted on, metres (3).
-        rotation: rows of the 3x3 matrix whose columns are the camera's axes in that frame: right, up, and backwards
-            (MuJoCo's and OpenGL's; of OpenCV's optical frame negate the second and third columns).
+        rotation: rows of the 3x3 matrix whose columns are the camera's axes in that frame: right, up, and
+            backwards (MuJoCo's and OpenGL's; of OpenCV's optical frame negate the second and third columns).
     """
 
     name: str
@@ -102,18 +102,18 @@ class Cameras:
                 or np.linalg.det(turn) < 0
             ):
                 raise ValueError(
-                    f"camera {view.name!r}: rotation {turn.tolist()} is no rotation matrix; its columns are the "
-                    "camera's right, up and backward axes"
+                    f"camera {view.name!r}: rotation {turn.tolist()} is no rotation matrix; its columns are "
+                    "the camera's right, up and backward axes"
                 )
             if not 0 < view.fov_y_deg < 180 or view.mounted_on not in ("base", "hand"):
                 raise ValueError(
-                    f"camera {view.name!r}: fov_y_deg {view.fov_y_deg} must lie between 0 and 180, and mounted_on "
-                    f"{view.mounted_on!r} be 'base' or 'hand'"
+                    f"camera {view.name!r}: fov_y_deg {view.fov_y_deg} must lie between 0 and 180, and "
+                    f"mounted_on {view.mounted_on!r} be 'base' or 'hand'"
                 )
         if len(found.position) != 3 or len(found.quaternion) != 4 or not found.heights:
             raise ValueError(
-                f"position names {len(found.position)} axes and quaternion {len(found.quaternion)}, expected 3 "
-                f"and 4, and heights {list(found.heights)} at least one plane"
+                f"position names {len(found.position)} axes and quaternion {len(found.quaternion)}, expected "
+                f"3 and 4, and heights {list(found.heights)} at least one plane"
             )
         return found
 
@@ -127,7 +127,9 @@ class Cameras:
         try:
             return cls.from_json(json.loads(path.read_text()))
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}): give the cameras' calibration") from error
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}): give the cameras' calibration"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -140,8 +142,8 @@ class Cameras:
         wanted = [camera.name for camera in spec.cameras]
         if [view.name for view in self.views] != wanted:
             raise ValueError(
-                f"the calibration is of the cameras {', '.join(view.name for view in self.views)}, the episodes "
-                f"have {', '.join(wanted)}: name the same, in the same order"
+                f"the calibration is of the cameras {', '.join(view.name for view in self.views)}, the "
+                f"episodes have {', '.join(wanted)}: name the same, in the same order"
             )
         axes = [axis.name for axis in spec.state]
         for name in (*self.position, *self.quaternion):
@@ -243,7 +245,8 @@ def carried(pose: Pose, directions: Tensor, before: Pose, after: Pose) -> Tensor
     Args:
         pose: of the camera.
         directions: its rays (B,h,w,3).
-        before: of the hand; `after`: likewise.
+        before: of the hand.
+        after: likewise.
 
     Returns:
         points (B,h,w,3): of those at the hand's distance, where they were before.

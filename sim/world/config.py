@@ -16,8 +16,8 @@ class WorldConfig:
     Attributes:
         chunk: H, actions in one step.
         kind: of dynamics: ``video``, a transformer over all tokens (video.py); ``views``, which needs the
-            cameras' poses and draws by them (views.py); or ``rssm``, a recurrent and a stochastic state for the
-            whole scene (rssm.py): many times cheaper, and coarser.
+            cameras' poses and draws by them (views.py); or ``rssm``, a recurrent and a stochastic state
+            for the whole scene (rssm.py): many times cheaper, and coarser.
         encoder: folder of a V-JEPA 2 that sees in the place of the tokenizer; such a model can score chunks
             but not be played in, see encoder.py. ``""`` for the tokenizer, which is trained.
         encoder_side: tokens in a row and in a column of what that makes of a picture, at most.
@@ -86,7 +86,9 @@ class WorldConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} of a world model must be at least 1")
         if self.kind not in ("video", "views", "rssm"):
-            raise ValueError(f"kind {self.kind!r} of a world model's dynamics, expected 'video', 'views' or 'rssm'")
+            raise ValueError(
+                f"kind {self.kind!r} of a world model's dynamics, expected 'video', 'views' or 'rssm'"
+            )
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
         if self.window < self.context:

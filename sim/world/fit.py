@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...datasets.starts import counter_generator
-from .clips import Clips, Windows
 from .cameras import Cameras
+from .clips import Clips, Windows
 from .config import WorldConfig
 from .dynamics import Batch
 from .encoder import FrozenEncoder
 from .model import WorldModel, words_of
 from .patches import Patches
-from .tokenizer import Tokenizer, scaled
+from .tokenizer import scaled
 from .video import VideoDynamics
 from .views import ViewDynamics
 
@@ -295,16 +295,14 @@ def fit_motion(
     low = low[clips.step[np.minimum(low + span, len(clips.step) - 1)] == clips.step[low] + span]
     if len(low) < config.body_batch:
         raise ValueError(
-            f"{len(low)} stretches of {span} control steps have a frame at every step, and {config.body_batch} "
-            "are needed: a world of kind 'views' follows the arm from step to step. Record pictures at the "
+            f"{len(low)} stretches of {span} control steps have a frame at every step, and "
+            f"{config.body_batch} are needed: a world of kind 'views' follows the arm from step to step. Record pictures at the "
             "control rate, or fit a model of kind 'video'"
         )
     dynamics.state_mean.copy_(model.state_mean)
     dynamics.state_std.copy_(model.state_std)
     pace = np.abs(clips.state[low + 1] - clips.state[low]).mean(0)
-    dynamics.motion.pace.copy_(
-        (torch.from_numpy(pace).to(model.device) / model.state_std).clamp_min(1e-3)
-    )
+    dynamics.motion.pace.copy_((torch.from_numpy(pace).to(model.device) / model.state_std).clamp_min(1e-3))
     parameters = [*dynamics.motion.parameters(), *dynamics.robot.parameters()]
     optimizer, schedule = _optimizer(parameters, config, config.body_steps)
     few = config.body_batch // 8  # pictures of the robot: dearer than numbers
@@ -329,7 +327,7 @@ def fit_motion(
             torch.cat(ways, 1) / dynamics.motion.pace, wanted / dynamics.motion.pace, beta=0.3
         )
         with model.half():
-            usual = dynamics.usual(model.normal_state(clips.state[rows[:few]]))
+            usual = dynamics.alone(model.normal_state(clips.state[rows[:few]]))
         seen = dynamics.patches.drawn(tokens[torch.from_numpy(rows[:few])].to(model.device).float())
         loss = off + functional.l1_loss(usual, seen)
         optimizer.zero_grad(set_to_none=True)

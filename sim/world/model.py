@@ -50,7 +50,8 @@ class WorldModel(nn.Module):
         cameras: where they are; kind ``views`` needs it.
 
     Raises:
-        ValueError: kind ``views`` without `cameras`, or with a frozen encoder, or of cameras that are not the spec's.
+        ValueError: kind ``views`` without `cameras`, with a frozen encoder, or of cameras that are not the
+            spec's.
     """
 
     state_mean: Tensor

@@ -1,4 +1,4 @@
-"""Where the robot goes: proprioception, control step by control step, with its inertia and what is in its way."""
+"""Where the robot goes, control step by control step: with its inertia, and what is in its way."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Motion(nn.Module):
     """A small network that is applied once for each action of a chunk.
 
-    An arm lags behind its commands, so where it goes depends on how it moves already; and what it meets depends
-    on what is seen at the decision.
+    An arm lags behind its commands, so where it goes depends on how it moves already; and what it meets
+    depends on what is seen at the decision.
 
     Args:
         state: S; `action`: A; `cameras`: C.

@@ -26,8 +26,8 @@ class Patches(nn.Module):
         super().__init__()
         if height % _SIDE or breadth % _SIDE:
             raise ValueError(
-                f"pictures of {height}x{breadth}: height and breadth must be multiples of {_SIDE}; resize with "
-                "regrip data view --resize"
+                f"pictures of {height}x{breadth}: height and breadth must be multiples of {_SIDE}; resize "
+                "with regrip data view --resize"
             )
         self.grid = height // _SIDE, breadth // _SIDE
         self.places, self.dims = self.grid[0] * self.grid[1], 3 * _SIDE * _SIDE

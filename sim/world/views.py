@@ -1,11 +1,11 @@
-"""Dynamics that draw each camera from where things were seen before: for robots whose cameras have known poses.
+"""Dynamics that draw each camera from where things were seen before, for cameras whose poses are known.
 
-A picture that is predicted as numbers is the mean of what may happen, and what a moving camera sees depends on
-every millimetre of its way. Here the robot's way is predicted first (motion.py). From it follows where the camera
-will be, and so, for a few heights of the table's plane, where each of its pixels was seen before: in its own last
-picture, in that of a camera that stands still, in the episode's first, or carried along by the hand. A small
-convolutional network chooses among these for every pixel, and paints what none of them shows. The idea of choosing among
-planes is that of plane sweeping and multiplane images (Zhou et al. 2018, arXiv 1805.09817); that of predicting
+A picture that is predicted as numbers is the mean of what may happen, and what a moving camera sees depends
+on every millimetre of its way. Here the robot's way is predicted first (motion.py). From it follows where the
+camera will be, and so, for a few heights of the table's plane, where each of its pixels was seen before: in
+its own last picture, in that of a camera that stands still, in the episode's first, or carried along by the
+hand. A small convolutional network chooses among these for every pixel, and paints what none of them shows.
+Choosing among planes is plane sweeping, and multiplane images (Zhou et al. 2018, arXiv 1805.09817); predicting
 motion and copying pixels is Finn et al.'s (2016, arXiv 1605.07157).
 """
 
@@ -154,7 +154,10 @@ class ViewDynamics(nn.Module):
         )  # fmt: skip
         told = width
         self.tell = nn.Sequential(
-            nn.Linear(3 * state + chunk * spec.action_dim, width), nn.SiLU(), nn.Linear(width, told), nn.SiLU()
+            nn.Linear(3 * state + chunk * spec.action_dim, width),
+            nn.SiLU(),
+            nn.Linear(width, told),
+            nn.SiLU(),
         )
         drawers = []
         for view in cameras.views:
@@ -165,10 +168,14 @@ class ViewDynamics(nn.Module):
                 read, choices = 3 + 3 + 4 * planes, 2 + planes
             drawers.append(_Drawer(read, choices, told, width // 4, ensemble))
         self.drawers: Sequence[_Drawer] = nn.ModuleList(drawers)  # type: ignore[assignment]
-        self.see = nn.Sequential(nn.Conv2d(3, width // 2, 8, 4, 2), nn.SiLU(), nn.Conv2d(width // 2, width, 4, 2, 1))
+        self.see = nn.Sequential(
+            nn.Conv2d(3, width // 2, 8, 4, 2), nn.SiLU(), nn.Conv2d(width // 2, width, 4, 2, 1)
+        )
         self.place = nn.Parameter(torch.randn(count * grid[0] * grid[1], width) * 0.02)
         self.plan = nn.Sequential(
-            nn.Linear((1 + chunk) * state + chunk * spec.action_dim, width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear((1 + chunk) * state + chunk * spec.action_dim, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
         )
         self.think = nn.ModuleList(Layer(width, heads, context=1) for _ in range(2))
         self.word = nn.Embedding(vocabulary + 1, width, padding_idx=0)
@@ -184,10 +191,14 @@ class ViewDynamics(nn.Module):
         physical = state.float() * self.state_std + self.state_mean
         return Pose(rotation_of(physical[:, self._quaternion]), physical[:, self._position], 1.0)
 
-    def usual(self, state: Tensor) -> Tensor:
+    def alone(self, state: Tensor) -> Tensor:
         """What is usually seen with proprioception (B,S): the robot itself, pictures (B,C,3,h,w)."""
         whole: Tensor = torch.tanh(self.robot(state).float())
         return whole
+
+    def usual(self, state: Tensor) -> Tensor:
+        """The same as tokens (B,C,n,d)."""
+        return self.patches.tokens(self.alone(state))
 
     def draw(
         self, pictures: Tensor, state: Tensor, after: Tensor, before: Tensor, origin: Tensor, began: Tensor,
@@ -197,15 +208,18 @@ class ViewDynamics(nn.Module):
 
         Args:
             pictures: (B,C,3,h,w) now.
-            state: (B,S) now; `after`: then; `before`: a control step ago.
-            origin: (B,C,3,h,w) at the episode's beginning; `began`: (B,S) there.
+            state: (B,S) now.
+            after: (B,S) then.
+            before: (B,S) a control step ago.
+            origin: (B,C,3,h,w) at the episode's beginning.
+            began: (B,S) there.
             action: (B,H,A).
 
         Returns:
             the members' pictures (K,B,C,3,h,w), and those of their mean choice (B,C,3,h,w).
         """
         told = self.tell(torch.cat([state, after, after - before, action.flatten(1)], 1))
-        robot = self.usual(after)
+        robot = self.alone(after)
         drawn: dict[int, Tensor] = {}
         members: dict[int, Tensor] = {}
         order = sorted(range(len(self.drawers)), key=lambda i: i not in self._still)
@@ -279,7 +293,7 @@ class ViewDynamics(nn.Module):
     # ---- learning ------------------------------------------------------------------------------------
 
     def _flat(self, batch: Batch, tokens: Tensor) -> dict[str, Tensor]:
-        """All decisions of stretches (B,L,...) one beneath the other, which read the frames `tokens` (B,L,...)."""
+        """All decisions of stretches, one beneath the other, as they read the frames `tokens` (B,L,C,n,d)."""
         length = batch.action.shape[1]
         pictures = self.patches.drawn(tokens)
         parts = {
@@ -320,7 +334,7 @@ class ViewDynamics(nn.Module):
         some = {name: part[follows] for name, part in told.items()}
         wanted = self.patches.drawn(batch.tokens[:, 1:]).flatten(0, 1)[follows]
         members, drawn = self.draw(**some)
-        thing = ((wanted - self.usual(some["after"]).detach()).abs().amax(2, keepdim=True) > _THINGS).float()
+        thing = ((wanted - self.alone(some["after"]).detach()).abs().amax(2, keepdim=True) > _THINGS).float()
         weight = 1 + (_EMPHASIS - 1) * thing
         off = members - wanted
         each = ((off.abs() + 2 * off.square()) * weight).mean((2, 3, 4, 5)) / weight.mean()
@@ -340,8 +354,8 @@ class ViewDynamics(nn.Module):
         first = self.patches.drawn(tokens[0])
         for at in range(batch.action.shape[1] - 1):
             _, drawn = self.draw(
-                self.patches.drawn(tokens[-1]), batch.state[:, at], batch.state[:, at + 1], batch.before[:, at],
-                first, batch.state[:, 0], batch.action[:, at],
+                self.patches.drawn(tokens[-1]), batch.state[:, at], batch.state[:, at + 1],
+                batch.before[:, at], first, batch.state[:, 0], batch.action[:, at],
             )  # fmt: skip
             tokens.append(self.patches.tokens(drawn))
         return torch.stack(tokens, 1)
