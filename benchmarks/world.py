@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regrip.datasets.protocols import VectorEnv
 from regrip.datasets.spec import RobotSpec
+from regrip.launch.world_cameras import calibration
 from regrip.sim.pool import WorkerPool
 from regrip.sim.tabletop.env import make
 from regrip.sim.tabletop.tasks import task_names
@@ -41,7 +42,7 @@ from regrip.sim.world.model import Calibration, WorldModel
 from regrip.sim.world.starts import Starts
 
 SIZE, SUITE = 64, "demo"
-KINDS = ("video", "rssm")
+KINDS = ("video", "views", "rssm")
 WORDS = ["put", "the", "red", "block", "on", "plate"]
 # Dense bfloat16, teraflops, by the makers' data sheets.
 PEAK = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
@@ -49,7 +50,8 @@ PEAK = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.
 
 def made(kind: Any, spec: RobotSpec, device: str) -> WorldModel:
     torch.manual_seed(0)
-    model = WorldModel(WorldConfig(kind=kind, chunk=CHUNK), spec, WORDS).to(device).eval()
+    cameras = calibration(SUITE) if kind == "views" else None
+    model = WorldModel(WorldConfig(kind=kind, chunk=CHUNK), spec, WORDS, cameras).to(device).eval()
     model.calibration = Calibration(doubt=1.0, horizon=12, threshold=1.0)
     return model
 

@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+# A picture that is drawn costs many times what tokens do, and needs fewer steps.
+_USUAL = {
+    "video": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
+    "rssm": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
+    "views": {"body_steps": 1000, "steps": 1100, "batch": 8, "window": 6},
+}
+
+
 @dataclass(frozen=True)
 class WorldConfig:
     """A world model and its training. The default trains on a laptop's CPU in minutes.
@@ -34,7 +42,8 @@ class WorldConfig:
         ensemble: heads that predict the next step; how far they differ is the model's doubt.
         tokenizer_steps: optimiser steps of the tokenizer.
         tokenizer_batch: pictures in one of them (of one camera each).
-        body_steps: optimiser steps of proprioception, and of the robot's own picture, alone.
+        body_steps: optimiser steps of proprioception, and of the robot's own picture, alone; 0 takes the
+            kind's usual number, and so does 0 of `steps`, `batch` and `window`.
         body_batch: decisions in one of them.
         steps: optimiser steps of the dynamics.
         batch: windows in one of them.
@@ -65,11 +74,11 @@ class WorldConfig:
     ensemble: int = 3
     tokenizer_steps: int = 1500
     tokenizer_batch: int = 32
-    body_steps: int = 3000
+    body_steps: int = 0
     body_batch: int = 256
-    steps: int = 2200
-    batch: int = 48
-    window: int = 3
+    steps: int = 0
+    batch: int = 0
+    window: int = 0
     imagine_from: float = 0.6
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -79,6 +88,8 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, usual in _USUAL.get(self.kind, {}).items():
+            object.__setattr__(self, name, getattr(self, name) or usual)
         for name in (
             "chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble",
             "recurrent", "groups", "classes", "encoder_side",

@@ -296,8 +296,8 @@ def fit_motion(
     if len(low) < config.body_batch:
         raise ValueError(
             f"{len(low)} stretches of {span} control steps have a frame at every step, and "
-            f"{config.body_batch} are needed: a world of kind 'views' follows the arm from step to step. Record pictures at the "
-            "control rate, or fit a model of kind 'video'"
+            f"{config.body_batch} are needed: a world of kind 'views' follows the arm from step to step. "
+            "Record pictures at the control rate, or fit a model of kind 'video'"
         )
     dynamics.state_mean.copy_(model.state_mean)
     dynamics.state_std.copy_(model.state_std)

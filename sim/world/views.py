@@ -5,8 +5,8 @@ on every millimetre of its way. Here the robot's way is predicted first (motion.
 camera will be, and so, for a few heights of the table's plane, where each of its pixels was seen before: in
 its own last picture, in that of a camera that stands still, in the episode's first, or carried along by the
 hand. A small convolutional network chooses among these for every pixel, and paints what none of them shows.
-Choosing among planes is plane sweeping, and multiplane images (Zhou et al. 2018, arXiv 1805.09817); predicting
-motion and copying pixels is Finn et al.'s (2016, arXiv 1605.07157).
+Choosing among planes is plane sweeping, and multiplane images (Zhou et al. 2018, arXiv 1805.09817); to
+predict motion and copy pixels is Finn et al.'s (2016, arXiv 1605.07157).
 """
 
 from __future__ import annotations
