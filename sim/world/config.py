@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 # A picture that is drawn costs many times what tokens do, and needs fewer steps.
 _USUAL = {
     "video": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
     "rssm": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
-    "views": {"body_steps": 1000, "steps": 1100, "batch": 8, "window": 6},
+    "views": {"body_steps": 1200, "steps": 1200, "batch": 8, "window": 6},
 }
 
 

@@ -301,12 +301,14 @@ def fit_motion(
         )
     dynamics.state_mean.copy_(model.state_mean)
     dynamics.state_std.copy_(model.state_std)
-    pace = np.abs(clips.state[low + 1] - clips.state[low]).mean(0)
-    dynamics.motion.pace.copy_((torch.from_numpy(pace).to(model.device) / model.state_std).clamp_min(1e-3))
+    change = torch.from_numpy(np.abs(clips.state[low + 1] - clips.state[low]).mean(0)).to(model.device)
+    dynamics.motion.pace.copy_((change / model.state_std).clamp_min(1e-3))
     parameters = [*dynamics.motion.parameters(), *dynamics.robot.parameters()]
     optimizer, schedule = _optimizer(parameters, config, config.body_steps)
-    few = config.body_batch // 8  # pictures of the robot: dearer than numbers
+    few = config.body_batch // 8  # pictures are dearer than numbers
+    blind = torch.zeros(config.body_batch, 64, device=model.device)
     for step in range(config.body_steps):
+        looks = step >= 0.75 * config.body_steps  # contact last: most of the way is free
         rows = draw.choice(low, config.body_batch)
         wanted = model.normal_state(clips.state[rows[:, None] + np.arange(1, span + 1)])
         state = model.normal_state(clips.state[rows])
@@ -316,16 +318,17 @@ def fit_motion(
         action = (action - model.action_mean) / model.action_std
         ways = []
         for half in range(2):
-            seen = tokens[torch.from_numpy(rows + half * config.chunk)].to(model.device)
-            with model.half():
-                felt = dynamics.motion.felt(dynamics.patches.drawn(seen.float()))
+            felt = blind
+            if looks:
+                seen = tokens[torch.from_numpy(rows + half * config.chunk)].to(model.device)
+                with model.half():
+                    felt = dynamics.motion.felt(dynamics.patches.drawn(seen.float()))
             part = action[:, half * config.chunk : (half + 1) * config.chunk]
             way = dynamics.motion(state, before, part, felt)
             ways.append(way)
             state, before = way[:, -1], way[:, -2] if config.chunk > 1 else state
-        off = functional.smooth_l1_loss(
-            torch.cat(ways, 1) / dynamics.motion.pace, wanted / dynamics.motion.pace, beta=0.3
-        )
+        pace = dynamics.motion.pace
+        off = functional.smooth_l1_loss(torch.cat(ways, 1) / pace, wanted / pace, beta=0.3)
         with model.half():
             usual = dynamics.alone(model.normal_state(clips.state[rows[:few]]))
         seen = dynamics.patches.drawn(tokens[torch.from_numpy(rows[:few])].to(model.device).float())
@@ -338,6 +341,32 @@ def fit_motion(
         note("body", step + 1, config.body_steps, float(off.detach()))
 
 
+def fit_reflector(
+    model: WorldModel,
+    dynamics: ViewDynamics,
+    clips: Clips,
+    tokens: Tensor,
+    frames: NDArray[np.int64],
+    note: Note,
+) -> None:
+    """Success alone, on recorded frames: it needs no drawing, so it can see many more of them."""
+    config, draw = model.config, counter_generator("world reflector", model.config.seed)
+    parameters = list(dynamics.parameters())
+    steps = config.body_steps // 3
+    optimizer, schedule = _optimizer(parameters, config, steps)
+    for step in range(steps):
+        windows = clips.windows(draw.choice(frames, config.body_batch // 4), config.chunk, 1)
+        batch = batch_of(model, clips, tokens, windows)
+        with model.half():
+            loss = dynamics.success_loss(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        note("reflector", step + 1, steps, float(loss.detach()))
+
+
 def fit_dynamics(
     model: WorldModel, clips: Clips, tokens: Tensor, frames: NDArray[np.int64], note: Note
 ) -> None:
@@ -347,6 +376,7 @@ def fit_dynamics(
         fit_body(model, model.dynamics, clips, tokens, frames, note)
     if isinstance(model.dynamics, ViewDynamics):
         fit_motion(model, model.dynamics, clips, tokens, frames, note)
+        fit_reflector(model, model.dynamics, clips, tokens, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)

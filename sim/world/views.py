@@ -322,15 +322,8 @@ class ViewDynamics(nn.Module):
         Members of the ensemble see each decision with weights of their own (bootstrap).
         """
         told = self._flat(batch, self._imagine(batch) if imagined else batch.tokens[:, :-1])
-        with torch.no_grad():
-            felt = self.motion.felt(told["pictures"])
-            way = self.motion(told["state"], told["before"], told["action"], felt)
-        words = batch.words.repeat_interleave(batch.action.shape[1], 0)
-        there, follows = batch.there.flatten(), batch.follows.flatten()
-        logit = self._success(
-            told["pictures"][there], told["state"][there], way[there], told["action"][there], words[there]
-        )
-        success = functional.binary_cross_entropy_with_logits(logit, batch.success.flatten()[there])
+        success = self._judged(batch, told)
+        follows = batch.follows.flatten()
         some = {name: part[follows] for name, part in told.items()}
         wanted = self.patches.drawn(batch.tokens[:, 1:]).flatten(0, 1)[follows]
         members, drawn = self.draw(**some)
@@ -346,6 +339,21 @@ class ViewDynamics(nn.Module):
             "success": success,
             "total": pictures + self.success_weight * success,
         }
+
+    def success_loss(self, batch: Batch) -> Tensor:
+        """The reflector's alone, on recorded frames."""
+        return self._judged(batch, self._flat(batch, batch.tokens[:, :-1]))
+
+    def _judged(self, batch: Batch, told: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            felt = self.motion.felt(told["pictures"])
+            way = self.motion(told["state"], told["before"], told["action"], felt)
+        words = batch.words.repeat_interleave(batch.action.shape[1], 0)
+        there = batch.there.flatten()
+        logit = self._success(
+            told["pictures"][there], told["state"][there], way[there], told["action"][there], words[there]
+        )
+        return functional.binary_cross_entropy_with_logits(logit, batch.success.flatten()[there])
 
     @torch.no_grad()
     def _imagine(self, batch: Batch) -> Tensor:
