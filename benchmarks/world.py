@@ -95,7 +95,8 @@ def beginnings(spec: RobotSpec) -> Starts:
     return Starts(
         pictures=np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
         state=np.zeros((1, spec.state_dim), np.float32),
-        task=np.zeros(1, np.int64), decision=np.zeros(1, np.int64), split=np.zeros(1, np.int64),
+        task=np.zeros(1, np.int64), decision=np.zeros(1, np.int64), origin=np.zeros(1, np.int64),
+        split=np.zeros(1, np.int64),
         tasks=("demo/benchmark",), instructions=(" ".join(WORDS),), limits=(12,),
     )  # fmt: skip
 
@@ -162,6 +163,8 @@ def window(model: WorldModel, rows: int, length: int) -> Batch:
         tokens=tokens,
         state=torch.randn(rows, length + 1, spec.state_dim, device=device),
         before=torch.randn(rows, length, spec.state_dim, device=device),
+        origin=tokens[:, 0],
+        began=torch.randn(rows, spec.state_dim, device=device),
         action=torch.randn(rows, length, CHUNK, spec.action_dim, device=device),
         words=model.words([" ".join(WORDS)] * rows),
         success=torch.zeros(rows, length, device=device),

@@ -54,7 +54,7 @@ def play(
     for first in range(0, len(frames), _ROWS):
         piece = _rows(windows, slice(first, first + _ROWS))
         batch = batch_of(model, clips, tokens, piece)
-        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began)
         steps = []
         for decision in range(piece.frame.shape[1]):
             memory, step = model.step(memory, batch.action[:, decision], batch.words)

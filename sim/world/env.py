@@ -168,7 +168,10 @@ class WorldEnv:
             [self.starts.row(start, self._anywhere) for start in named if isinstance(start, StartState)]
         )
         filled = _filled(rows)
-        memory = self.model.begin(self.starts.pictures[filled], self.starts.state[filled])
+        held, begun = self.starts, self.starts.origin[filled]
+        memory = self.model.begin(
+            held.pictures[filled], held.state[filled], (held.pictures[begun], held.state[begun])
+        )
         words = self.model.words(self.starts.instructions)
         self._hold(memory, words.shape[1])
         index = torch.tensor(slots, device=self.model.device)

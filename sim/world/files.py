@@ -24,9 +24,9 @@ from .config import WorldConfig
 from .model import Calibration, WorldModel
 from .starts import Starts
 
-_FORMAT = "regrip world model 1"
+_FORMAT = "regrip world model 2"
 WEIGHTS, FRAMES, ABOUT = "world.safetensors", "starts.safetensors", "world.json"
-_ARRAYS = ("pictures", "state", "task", "decision", "split")
+_ARRAYS = ("pictures", "state", "task", "decision", "origin", "split")
 
 
 class WorldFileError(ValueError):

@@ -221,10 +221,13 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     frame = np.concatenate([windows.frame, np.maximum(windows.following[:, -1:], 0)], 1)
     follows = windows.following >= 0
     rows = torch.from_numpy(frame)
+    begun = clips.beginnings(windows.episode)
     return Batch(
         tokens=tokens[rows].to(model.device).float(),
         state=model.normal_state(clips.state[frame]),
         before=model.normal_state(clips.state[_earlier(clips, windows.frame)]),
+        origin=tokens[torch.from_numpy(begun)].to(model.device).float(),
+        began=model.normal_state(clips.state[begun]),
         action=model.normal_action(windows.action),
         words=model.words([clips.task[int(episode)] for episode in windows.episode]),
         success=torch.from_numpy(windows.success).to(model.device).float(),
@@ -349,16 +352,21 @@ def fit_reflector(
     frames: NDArray[np.int64],
     note: Note,
 ) -> None:
-    """Success alone, on recorded frames: it needs no drawing, so it can see many more of them."""
+    """Success, once the world stands: half of the time on recorded frames, half on imagined ones.
+
+    Where an episode's beginning is not told, the present has to do, as when chunks are chosen in mid-episode.
+    """
     config, draw = model.config, counter_generator("world reflector", model.config.seed)
-    parameters = list(dynamics.parameters())
-    steps = config.body_steps // 3
+    parameters = list(dynamics.reflector.parameters())
+    steps = config.steps // 2
     optimizer, schedule = _optimizer(parameters, config, steps)
     for step in range(steps):
-        windows = clips.windows(draw.choice(frames, config.body_batch // 4), config.chunk, 1)
+        windows = clips.windows(draw.choice(frames, config.batch), config.chunk, config.window)
         batch = batch_of(model, clips, tokens, windows)
+        if step % 4 == 3:
+            batch = dataclasses.replace(batch, origin=batch.tokens[:, 0], began=batch.state[:, 0])
         with model.half():
-            loss = dynamics.success_loss(batch)
+            loss = dynamics.success_loss(batch, imagined=step % 2 == 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -376,7 +384,6 @@ def fit_dynamics(
         fit_body(model, model.dynamics, clips, tokens, frames, note)
     if isinstance(model.dynamics, ViewDynamics):
         fit_motion(model, model.dynamics, clips, tokens, frames, note)
-        fit_reflector(model, model.dynamics, clips, tokens, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)
@@ -392,3 +399,5 @@ def fit_dynamics(
         optimizer.step()
         schedule.step()
         note("world", step + 1, config.steps, float(losses["tokens"].detach()))
+    if isinstance(model.dynamics, ViewDynamics):
+        fit_reflector(model, model.dynamics, clips, tokens, frames, note)

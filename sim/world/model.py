@@ -92,7 +92,7 @@ class WorldModel(nn.Module):
                 )
             self.dynamics = ViewDynamics(
                 cameras, spec, self.tokenizer, config.chunk, len(self.vocabulary), width=config.width,
-                heads=config.heads, ensemble=config.ensemble, success_weight=config.success_weight,
+                heads=config.heads, ensemble=config.ensemble,
             )  # fmt: skip
         elif config.kind == "rssm":
             self.dynamics = Rssm(
@@ -166,11 +166,27 @@ class WorldModel(nn.Module):
     # ---- imagination ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin(self, pictures: NDArray[np.uint8], state: NDArray[np.float32]) -> Any:
-        """The memory of imaginations that begin with pictures (B,C,h,w,3) and state (B,S)."""
+    def begin(
+        self,
+        pictures: NDArray[np.uint8],
+        state: NDArray[np.float32],
+        origin: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
+    ) -> Any:
+        """The memory of imaginations that begin with pictures (B,C,h,w,3) and state (B,S).
+
+        Args:
+            pictures: see above.
+            state: likewise, in the spec's units.
+            origin: the same two as the episode began, if it began before; None where that is now or unknown.
+        """
+        tokens, normal = self._seen(pictures), self.normal_state(state)
+        if origin is None:
+            return self.dynamics.begin(tokens, normal, tokens, normal)
+        return self.dynamics.begin(tokens, normal, self._seen(origin[0]), self.normal_state(origin[1]))
+
+    def _seen(self, pictures: NDArray[np.uint8]) -> Tensor:
         with self.half():
-            tokens = self.tokenizer.encode(torch.as_tensor(pictures).to(self.device))
-        return self.dynamics.begin(tokens, self.normal_state(state))
+            return self.tokenizer.encode(torch.as_tensor(pictures).to(self.device))
 
     @torch.no_grad()
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:

@@ -9,13 +9,14 @@ from torch.nn import functional
 from .tokenizer import scaled
 
 _SIDE = 8  # pixels
+_MULTIPLE = 16  # of which sizes must be: what reads the patches halves them once more
 
 
 class Patches(nn.Module):
     """What `Tokenizer` gives a world model, without learning or losing anything.
 
     Args:
-        height: of the pictures, in pixels, a multiple of 8; so is `breadth`.
+        height: of the pictures, in pixels, a multiple of 16; so is `breadth`.
         breadth: of the pictures.
 
     Raises:
@@ -24,10 +25,10 @@ class Patches(nn.Module):
 
     def __init__(self, height: int, breadth: int) -> None:
         super().__init__()
-        if height % _SIDE or breadth % _SIDE:
+        if height % _MULTIPLE or breadth % _MULTIPLE:
             raise ValueError(
-                f"pictures of {height}x{breadth}: height and breadth must be multiples of {_SIDE}; resize "
-                "with regrip data view --resize"
+                f"pictures of {height}x{breadth}: height and breadth must be multiples of {_MULTIPLE}; "
+                "resize with regrip data view --resize"
             )
         self.grid = height // _SIDE, breadth // _SIDE
         self.places, self.dims = self.grid[0] * self.grid[1], 3 * _SIDE * _SIDE

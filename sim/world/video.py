@@ -210,7 +210,7 @@ class VideoDynamics(nn.Module):
 
     # ---- imagination ---------------------------------------------------------------------------------
 
-    def begin(self, tokens: Tensor, state: Tensor) -> Memory:
+    def begin(self, tokens: Tensor, state: Tensor, origin: Tensor, began: Tensor) -> Memory:
         first = self.layers[0]
         width = self.norm.normalized_shape[0]
         shape = (
@@ -293,7 +293,7 @@ class VideoDynamics(nn.Module):
     @torch.no_grad()
     def _imagine(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What it reads at each decision if it sees only the first frame: (B,L,C,n,d) and (B,L,S)."""
-        memory = self.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = self.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began)
         tokens, state = [memory.tokens], [memory.state]
         for decision in range(batch.action.shape[1] - 1):
             memory, _ = self.step(memory, batch.action[:, decision], batch.words)

@@ -11,6 +11,7 @@ predict motion and copy pixels is Finn et al.'s (2016, arXiv 1605.07157).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from .cameras import Cameras, Pose, carried, look_up, on_plane, pose_of, rays, r
 from .dynamics import Batch, Step
 from .motion import Motion
 from .patches import Patches
-from .video import Layer
+from .reflector import Reflector
 
 _THINGS = 0.08  # of [-1, 1]: a pixel this far from the robot's usual picture
 _EMPHASIS = 8.0
@@ -123,7 +124,6 @@ class ViewDynamics(nn.Module):
         width: of the reflector; the convolutions have a quarter of it at half the resolution.
         heads: of the reflector's attention.
         ensemble: K.
-        success_weight: of the reflector's loss.
     """
 
     state_mean: Tensor
@@ -131,12 +131,11 @@ class ViewDynamics(nn.Module):
 
     def __init__(
         self, cameras: Cameras, spec: RobotSpec, patches: Patches, chunk: int, vocabulary: int, *,
-        width: int, heads: int, ensemble: int, success_weight: float,
+        width: int, heads: int, ensemble: int,
     ) -> None:  # fmt: skip
         super().__init__()
         cameras.require_match(spec)
         self.cameras, self.patches, self.ensemble = cameras, patches, ensemble
-        self.success_weight = success_weight
         axes = [axis.name for axis in spec.state]
         self._position = [axes.index(name) for name in cameras.position]
         self._quaternion = [axes.index(name) for name in cameras.quaternion]
@@ -168,21 +167,11 @@ class ViewDynamics(nn.Module):
                 read, choices = 3 + 3 + 4 * planes, 2 + planes
             drawers.append(_Drawer(read, choices, told, width // 4, ensemble))
         self.drawers: Sequence[_Drawer] = nn.ModuleList(drawers)  # type: ignore[assignment]
-        self.see = nn.Sequential(
-            nn.Conv2d(3, width // 2, 8, 4, 2), nn.SiLU(), nn.Conv2d(width // 2, width, 4, 2, 1)
-        )
-        self.place = nn.Parameter(torch.randn(count * grid[0] * grid[1], width) * 0.02)
-        self.plan = nn.Sequential(
-            nn.Linear((1 + chunk) * state + chunk * spec.action_dim, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-        )
-        self.think = nn.ModuleList(Layer(width, heads, context=1) for _ in range(2))
-        self.word = nn.Embedding(vocabulary + 1, width, padding_idx=0)
-        self.order = nn.Parameter(torch.randn(64, width) * 0.02)
-        self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.judge = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
+        height, breadth = self._size
+        self.reflector = Reflector(
+            count, (height // 16) * (breadth // 16), (1 + chunk) * state + chunk * spec.action_dim,
+            vocabulary, width, heads,
+        )  # fmt: skip
 
     # ---- drawing -------------------------------------------------------------------------------------
 
@@ -253,42 +242,31 @@ class ViewDynamics(nn.Module):
                     found.append(look_up(drawn[other], pose_of(self.cameras.views[other], then), points))
         return torch.cat(found, 1), torch.stack([each[:, :3] for each in found], 1)
 
-    # ---- judging -------------------------------------------------------------------------------------
-
-    def _success(self, pictures: Tensor, state: Tensor, way: Tensor, action: Tensor, words: Tensor) -> Tensor:
-        """Logits (B,): what the instruction asks for is looked for where the robot will be."""
-        x = self.see(pictures.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, pictures.shape[:2])
-        plan = self.plan(torch.cat([state, way.flatten(1), action.flatten(1)], 1))
-        x = (x.flatten(1, 2) + self.place + plan[:, None])[:, None]
-        for layer in self.think:
-            x = layer(x)
-        x = x[:, 0]
-        said = self.mix(self.word(words) + self.order[: words.shape[1]])
-        there = (words > 0).unsqueeze(-1)
-        query = ((said * there).sum(1) / there.sum(1).clamp_min(1))[:, None]
-        found, _ = self.attend(query, x, x, need_weights=False)
-        logits: Tensor = self.judge(torch.cat([found, query], -1)).float()[:, 0, 0]
-        return logits
-
     # ---- imagination ---------------------------------------------------------------------------------
 
-    def begin(self, tokens: Tensor, state: Tensor) -> Memory:
-        return Memory(tokens, state, state, tokens, state)
+    def begin(self, tokens: Tensor, state: Tensor, origin: Tensor, began: Tensor) -> Memory:
+        return Memory(tokens, state, state, origin, began)
 
     def step(self, memory: Memory, action: Tensor, words: Tensor) -> tuple[Memory, Step]:
         """See `Dynamics`."""
+        after, members, seen, plan = self._go(memory, action)
+        step = Step(
+            after.tokens, after.state, self.reflector(seen, plan, words),
+            members.var(0, correction=0).mean((1, 2, 3, 4)).sqrt(),
+        )  # fmt: skip
+        return after, step
+
+    def _go(self, memory: Memory, action: Tensor) -> tuple[Memory, Tensor, Tensor, Tensor]:
+        """The memory after a chunk, the members' pictures, and the pictures and plan that are judged."""
         pictures, origin = self.patches.drawn(memory.tokens), self.patches.drawn(memory.origin)
         way = self.motion(memory.state, memory.before, action, self.motion.felt(pictures))
-        success = self._success(pictures, memory.state, way, action, words)
         members, drawn = self.draw(
             pictures, memory.state, way[:, -1], memory.before, origin, memory.began, action
         )
-        step = Step(
-            self.patches.tokens(drawn), way[:, -1], success,
-            members.var(0, correction=0).mean((1, 2, 3, 4)).sqrt(),
-        )  # fmt: skip
         before = way[:, -2] if way.shape[1] > 1 else memory.state
-        return Memory(step.tokens, step.state, before, memory.origin, memory.began), step
+        after = Memory(self.patches.tokens(drawn), way[:, -1], before, memory.origin, memory.began)
+        plan = torch.cat([memory.state, way.flatten(1), action.flatten(1)], 1)
+        return after, members, torch.cat([origin, pictures, drawn], 2), plan
 
     # ---- learning ------------------------------------------------------------------------------------
 
@@ -298,8 +276,9 @@ class ViewDynamics(nn.Module):
         pictures = self.patches.drawn(tokens)
         parts = {
             "pictures": pictures, "state": batch.state[:, :-1], "after": batch.state[:, 1:],
-            "before": batch.before, "origin": pictures[:, :1].expand(-1, length, -1, -1, -1, -1),
-            "began": batch.state[:, :1].expand(-1, length, -1), "action": batch.action,
+            "before": batch.before, "action": batch.action,
+            "origin": self.patches.drawn(batch.origin)[:, None].expand(-1, length, -1, -1, -1, -1),
+            "began": batch.began[:, None].expand(-1, length, -1),
         }  # fmt: skip
         return {name: part.flatten(0, 1) for name, part in parts.items()}
 
@@ -322,7 +301,6 @@ class ViewDynamics(nn.Module):
         Members of the ensemble see each decision with weights of their own (bootstrap).
         """
         told = self._flat(batch, self._imagine(batch) if imagined else batch.tokens[:, :-1])
-        success = self._judged(batch, told)
         follows = batch.follows.flatten()
         some = {name: part[follows] for name, part in told.items()}
         wanted = self.patches.drawn(batch.tokens[:, 1:]).flatten(0, 1)[follows]
@@ -336,34 +314,33 @@ class ViewDynamics(nn.Module):
         return {
             "tokens": (drawn.detach() - wanted).square().mean(),
             "pictures": pictures,
-            "success": success,
-            "total": pictures + self.success_weight * success,
+            "total": pictures,
         }
 
-    def success_loss(self, batch: Batch) -> Tensor:
-        """The reflector's alone, on recorded frames."""
-        return self._judged(batch, self._flat(batch, batch.tokens[:, :-1]))
-
-    def _judged(self, batch: Batch, told: dict[str, Tensor]) -> Tensor:
-        with torch.no_grad():
-            felt = self.motion.felt(told["pictures"])
-            way = self.motion(told["state"], told["before"], told["action"], felt)
-        words = batch.words.repeat_interleave(batch.action.shape[1], 0)
-        there = batch.there.flatten()
-        logit = self._success(
-            told["pictures"][there], told["state"][there], way[there], told["action"][there], words[there]
+    def success_loss(self, batch: Batch, imagined: bool) -> Tensor:
+        """The reflector's, on what is foretold: of every recorded frame, or with `imagined` of the first."""
+        memory, logits = self.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began), []
+        for at in range(batch.action.shape[1]):
+            if at == 0 or not imagined:
+                memory = dataclasses.replace(
+                    memory, tokens=batch.tokens[:, at], state=batch.state[:, at], before=batch.before[:, at]
+                )
+            with torch.no_grad():
+                memory, _, seen, plan = self._go(memory, batch.action[:, at])
+            logits.append(self.reflector(seen, plan, batch.words))
+        return functional.binary_cross_entropy_with_logits(
+            torch.stack(logits, 1)[batch.there], batch.success[batch.there]
         )
-        return functional.binary_cross_entropy_with_logits(logit, batch.success.flatten()[there])
 
     @torch.no_grad()
     def _imagine(self, batch: Batch) -> Tensor:
         """What it reads at each decision if it sees only the first frame and goes where the robot went."""
         tokens = [batch.tokens[:, 0]]
-        first = self.patches.drawn(tokens[0])
+        first = self.patches.drawn(batch.origin)
         for at in range(batch.action.shape[1] - 1):
             _, drawn = self.draw(
                 self.patches.drawn(tokens[-1]), batch.state[:, at], batch.state[:, at + 1],
-                batch.before[:, at], first, batch.state[:, 0], batch.action[:, at],
+                batch.before[:, at], first, batch.began, batch.action[:, at],
             )  # fmt: skip
             tokens.append(self.patches.tokens(drawn))
         return torch.stack(tokens, 1)
