@@ -101,6 +101,8 @@ class WorldConfig:
             )
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        if self.kind == "views" and self.width % 32:
+            raise ValueError(f"width {self.width} of kind 'views' must be a multiple of 32")
         if self.window < self.context:
             raise ValueError(
                 f"window {self.window} is shorter than the context of {self.context}: nothing would teach "

@@ -157,7 +157,7 @@ def test_one_step_at_a_time_is_the_whole_stretch_at_once(
     dynamics = model.dynamics
     with torch.no_grad():
         whole = dynamics.predictions(batch)[0].mean(0)
-        memory = dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = dynamics.begin(batch.tokens[:, 0], batch.state[:, 0], batch.tokens[:, 0], batch.state[:, 0])
         for decision in range(4):
             # What was really seen, in the place of what was imagined.
             memory = dataclasses.replace(
@@ -174,7 +174,7 @@ def test_episodes_of_different_ages_go_on_together(world: tuple[WorldModel, Star
     state = model.normal_state(clips.state[:2])
     action, words = torch.randn(2, 2, 2), model.words([toy.INSTRUCTIONS[0]] * 2)
     with torch.no_grad():
-        young = dynamics.begin(tokens, state)
+        young = dynamics.begin(tokens, state, tokens, state)
         old, _ = dynamics.step(young, action, words)
         mixed = dataclasses.replace(
             young, **{n: torch.stack([getattr(old, n)[0], getattr(young, n)[1]]) for n in vars(young)}

@@ -25,7 +25,7 @@ from regrip.sim.world.starts import starts_of
 
 CHUNK = 5
 SMALL = WorldConfig(
-    kind="views", width=48, heads=2, ensemble=2, body_steps=250, body_batch=48, steps=90, batch=6, window=3,
+    kind="views", width=64, heads=2, ensemble=2, body_steps=250, body_batch=48, steps=90, batch=6, window=3,
     held_out=0.15, learning_rate=3e-3,
 )  # fmt: skip
 
