@@ -1,7 +1,10 @@
 """Success over real middleware (`benchmarks/node.py transports`): the arm is another process.
 
-ROS 1 and rosbridge need `make ros1`, DDS and rosbridge regrip[ros]. The arm's clock runs at a factor of real
-time, so that a busy machine makes nobody late: what is measured is the transport, not the machine.
+ROS 1 and rosbridge need `make ros1`, DDS, rosbridge and ros2 regrip[ros]. The arm's clock runs at a factor of
+real time, so that a busy machine makes nobody late: what is measured is the transport, not the machine. With
+a factor of 0 there is no such clock: all is real time, and the machine is measured, too.
+
+`ros2` is the adapter for rclpy over the tests' stand-in for rclpy, which carries its messages over DDS.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import pytest
 
 from regrip.datasets.spec import RobotSpec
 from regrip.datasets.starts import StartState
@@ -33,9 +38,11 @@ from regrip.real_robot.node import Node
 from regrip.real_robot.topics import CONTROL
 from regrip.real_robot.transports.dds import dds_transport
 from regrip.real_robot.transports.ros1 import Ros1, import_rospy
+from regrip.real_robot.transports.ros2 import ros2_transport
 from regrip.real_robot.transports.rosbridge import RosBridge
 
-_PATIENCE_S = 20.0  # of simulated time, for whatever must happen
+_PATIENCE_S = 20.0  # of the transport's time, for whatever must happen
+_TESTS = Path(__file__).resolve().parents[1] / "tests/real_robot"
 _LAST_S = 0.2  # after the last action was sent: it is done, and the robot has said how it ended
 
 
@@ -68,8 +75,9 @@ class OverNetwork:
     Attributes:
         success: of each start.
         steps: actions executed in each.
-        latency: p50 and p95 from request to answer, simulated seconds.
+        latency: p50 and p95 from request to answer, seconds of the transport's time.
         ticks: of the node; late: those that began more than half a period late.
+        busy: the machine's share of time that somebody computed, 0 to 1.
     """
 
     success: list[bool] = field(default_factory=list)
@@ -78,10 +86,16 @@ class OverNetwork:
     latency: tuple[float, float] = (np.nan, np.nan)
     ticks: int = 0
     late: int = 0
+    busy: float = np.nan
 
     @property
     def rate(self) -> Rate:
         return Rate(sum(self.success), len(self.success))
+
+
+def clock(factor: float) -> tuple[str, ...]:
+    """Options of the arm's process: simulated time at a factor of real time, or real time for 0."""
+    return ("--sim-time", "--factor", str(factor)) if factor else ()
 
 
 @contextlib.contextmanager
@@ -113,13 +127,16 @@ def ros1(robot: RobotConfig, factor: float, *more: str) -> Iterator[tuple[Transp
         port = free_port()
         os.environ |= {"ROS_MASTER_URI": f"http://127.0.0.1:{port}", "ROS_IP": "127.0.0.1", "ROS_HOME": home}
         module = "regrip.launch.robot_ros1"
-        options = ("--sim-time", "--factor", str(factor), *more)
+        options = (*clock(factor), *more)
         rosgraph = (import_rospy(), importlib.import_module("rosgraph"))[1]
         with running("rosmaster", "--core", "-p", str(port)):
             _until(lambda: rosgraph.is_master_online(), "rosmaster does not answer")
             with running(sys.executable, "-m", module, *options):
-                params = rosgraph.Master("/benchmark")
-                _until(lambda: params.hasParam("/use_sim_time"), "the arm does not appear")
+                master = rosgraph.Master("/benchmark")
+                _until(
+                    lambda: any(topic == TRUTH for topic, _ in master.getPublishedTopics("")),
+                    "the arm does not appear",
+                )
                 yield Ros1(robot.topics, robot.topics.cameras, robot.joint_names, "gripper"), _ros1_person
 
 
@@ -133,11 +150,13 @@ def _ros1_person() -> Person:
 
 
 @contextlib.contextmanager
-def dds(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
-    """The arm over Cyclone DDS, on this machine alone."""
+def dds(
+    robot: RobotConfig, factor: float, rclpy: bool = False
+) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+    """The arm over Cyclone DDS, on this machine alone; for the node rclpy's stand-in, if that is wanted."""
     config = DdsConfig(domain=77, loopback_only=True)
-    options = ("--sim-time", "--factor", str(factor), "--domain", str(config.domain))
-    cameras, joints = robot.topics.cameras, robot.joint_names
+    options = (*clock(factor), "--domain", str(config.domain))
+    described = (robot.topics, robot.topics.cameras, robot.joint_names, "gripper")
     with running(sys.executable, "-m", "regrip.launch.robot_dds", *options):
         participant = Participant("person", config)
         try:
@@ -146,10 +165,25 @@ def dds(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable
             participant.listen(TRUTH, "std_msgs/String", CONTROL, lambda message: person.hear(message.data))
             participant.start()
             _until(lambda: orders.matched and person.truth.names, "the arm does not appear")
-            made = dds_transport(robot.topics, cameras, joints, "gripper", config=config, sim_time=True)
+            if rclpy:
+                made = ros2_transport(*described, sim_time=bool(factor))
+            else:
+                made = dds_transport(*described, config=config, sim_time=bool(factor))
             yield made, lambda: person
         finally:
             participant.close()
+
+
+@contextlib.contextmanager
+def ros2(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Callable[[], Person]]]:
+    """The adapter for rclpy, over the stand-in."""
+    sys.path.insert(0, str(_TESTS))
+    double: Any = importlib.import_module("rclpy_double")
+    with pytest.MonkeyPatch.context() as patch:
+        double.install(patch)
+        patch.setattr(double, "CONFIG", DdsConfig(domain=77, loopback_only=True))
+        with dds(robot, factor, rclpy=True) as found:
+            yield found
 
 
 @contextlib.contextmanager
@@ -157,12 +191,12 @@ def rosbridge(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Ca
     """The arm over ROS 1, and before it a rosbridge server (that of the tests, on genuine rospy)."""
     roslibpy = importlib.import_module("roslibpy")
     port = free_port()
-    server = str(Path(__file__).resolve().parents[1] / "tests/real_robot/rosbridge_server.py")
+    server = str(_TESTS / "rosbridge_server.py")
     with ros1(robot, factor, "--compressed"), running(sys.executable, server, str(port)):
         _until(lambda: _answers(port), "the rosbridge server does not answer")
         # As text, pictures that are not compressed are more than a link carries.
         made = RosBridge(
-            COMPRESSED, COMPRESSED.cameras, robot.joint_names, "gripper", port=port, sim_time=True
+            COMPRESSED, COMPRESSED.cameras, robot.joint_names, "gripper", port=port, sim_time=bool(factor)
         )
 
         def person() -> Person:
@@ -178,7 +212,7 @@ def rosbridge(robot: RobotConfig, factor: float) -> Iterator[tuple[Transport, Ca
         yield made, person
 
 
-NETWORKS = {"ros1": ros1, "dds": dds, "rosbridge": rosbridge}
+NETWORKS = {"ros1": ros1, "dds": dds, "ros2": ros2, "rosbridge": rosbridge}
 
 
 def _answers(port: int) -> bool:
@@ -214,10 +248,12 @@ def over(
         try:
             person = person_of()
             core.configure()
+            psutil.cpu_percent()  # counts from here
             for start in starts:
                 _episode(node, person, start)
                 found.success.append(person.truth.success and not person.truth.invalid)
                 found.steps.append(core.schedule.step)
+            found.busy = psutil.cpu_percent() / 100
             found.counters, found.ticks, found.late = core.counters, node.figures.ticks, node.figures.late
             found.latency = (
                 float(np.quantile(core.schedule.latencies, 0.5)),

@@ -18,8 +18,9 @@ from ..real_robot.collecting import Collector
 from ..real_robot.core import Core, CoreConfig
 from ..real_robot.gate import GateConfig
 from ..real_robot.grades import Played, Scene
+from ..real_robot.gripper import GripperConfig
 from ..real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
-from ..real_robot.limits import GripperConfig, JointLimits
+from ..real_robot.limits import JointLimits
 from ..real_robot.messages import Events, Joints, Tick
 from ..real_robot.node import Node
 from ..real_robot.recorder import Recorder, RecorderConfig
@@ -32,6 +33,7 @@ from .config import load_config
 from .experiment import TrainConfig
 from .node_policy import NodePolicy
 from .node_sim import SimTransport
+from .policies import named
 from .run_directory import RunDirectory
 
 # Between two episodes the arm is put elsewhere; no arm moves there in one step, and the gate would say so.
@@ -105,6 +107,7 @@ class SimulatedRoom:
         out: the set that is recorded; None records nothing.
         explore: names the run, see `NodePolicy`; None is greedy.
         about: said of every episode.
+        version: of the policy, said of every episode until it is swapped for another.
     """
 
     def __init__(
@@ -113,9 +116,10 @@ class SimulatedRoom:
         out: Path | None,
         explore: tuple[str | int, ...] | None,
         about: Mapping[str, Any] | None = None,
+        version: str = "",
     ) -> None:
         self.robot, self.arm = TabletopRobot(), arm_of_simulation()
-        self.policy = NodePolicy(policy, explore)
+        self.policy = NodePolicy(policy, explore, version=version)
         self.core = core_of_simulation(policy, self.arm)
         self.recorder = None
         if out is not None:
@@ -231,6 +235,7 @@ def learner(
         if status:
             raise RuntimeError(f"regrip train ended with status {status}; go on with --resume {out}")
         config = load_config(TrainConfig, RunDirectory(out).config)
-        room.policy.swap(train.open_as_practised(config, str(out))[0])
+        policy, published = train.open_as_practised(config, str(out))
+        room.policy.swap(policy, named(str(out), published))
 
     return learn

@@ -43,7 +43,7 @@ from .evaluate import eval_starts
 from .node_policy import NodePolicy
 from .node_recording import Recordings
 from .node_sim import SimTransport, drive
-from .policies import open_policy
+from .policies import named, open_policy
 from .robot_config import RobotConfig, away_from_home, load_robot, make_core, open_arm
 
 # Module and factory of each transport; imported when asked for, for each needs its own middleware.
@@ -223,15 +223,15 @@ def open_here(options: Options) -> tuple[RobotSpec, Policy, dict[str, str], int]
         ValueError: that world cannot imagine this policy's chunks.
     """
     loaded, published = open_policy(options.policy)
-    facts = {"checkpoint": f"{options.policy} ({published.digest[:12]})"}
-    chooser = None
+    facts = {"checkpoint": named(options.policy, published)}
+    choose = None
     if options.select:
         from .choosing import selecting
 
-        chooser = selecting(loaded, options.select, options.candidates, options.select_by)
+        choose = lambda one: selecting(one, options.select, options.candidates, options.select_by)  # noqa: E731
         facts["chooses"] = f"the best of {options.candidates} chunks by {options.select}, {options.select_by}"
     explore = (options.explore,) if options.explore else None
-    return loaded.spec, NodePolicy(loaded, explore, chooser), facts, loaded.execute
+    return loaded.spec, NodePolicy(loaded, explore, choose, facts["checkpoint"]), facts, loaded.execute
 
 
 def open_transport(

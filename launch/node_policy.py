@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,36 +23,48 @@ class NodePolicy:
         policy: loaded.
         explore: names a run: the policy explores, as in training, and its draws depend on this, the episode
             and the request alone; None is greedy.
-        chooser: acts in place of `policy`, on requests without a prefix; its decisions hold no latents.
+        choose: makes of a policy the actor that acts in its place, on requests without a prefix; such an
+            actor's decisions hold no latents.
+        version: of the policy, for who records; ``""`` leaves it to them.
     """
 
     def __init__(
         self,
         policy: Pi0Policy,
         explore: tuple[str | int, ...] | None = None,
-        chooser: Actor | None = None,
+        choose: Callable[[Pi0Policy], Actor] | None = None,
+        version: str = "",
     ) -> None:
-        self._policy, self._explore, self._chooser = policy, explore, chooser
+        self._policy, self._explore, self._choose = policy, explore, choose
+        self._actor: Actor = policy if choose is None else choose(policy)
+        self.version = version
         self.chunk_size: int = policy.chunk_size
         self.latent: Mapping[str, NDArray[np.generic]] = {}
 
-    def swap(self, policy: Pi0Policy) -> None:
+    def swap(self, policy: Pi0Policy, version: str = "") -> None:
         """Answer by another policy from now on; between episodes, for it knows nothing of the present one.
+
+        Whoever chooses among chunks then chooses among the new one's. If it is refused, the old one stays.
 
         Raises:
             SpecMismatchError: it was made for another robot.
+            ValueError: its chunks are of another length, or who chooses cannot judge them.
         """
         policy.spec.require_match(self._policy.spec, "the new policy", "the one it replaces")
-        assert self._chooser is None, "it would go on choosing from the old one's chunks"
-        self._policy = policy
+        if policy.chunk_size != self.chunk_size:
+            raise ValueError(
+                f"the new policy answers {policy.chunk_size} actions at a time, the one it replaces "
+                f"{self.chunk_size}, and so does what is recorded: start a node with the new one"
+            )
+        actor = policy if self._choose is None else self._choose(policy)
+        self._policy, self._actor, self.version = policy, actor, version
 
     def answer(self, request: Request) -> NDArray[np.float32]:
         self.latent = {}
         if len(request.prefix):
             return rtc.act(self._policy, request.observation, request.prefix, request.frozen)
         keys = None if self._explore is None else [("node", *self._explore, request.episode, request.id)]
-        actor: Actor = self._policy if self._chooser is None else self._chooser
-        sample = actor.act(request.observation, keys)
+        sample = self._actor.act(request.observation, keys)
         if not np.isfinite(sample.action).all():
             raise PolicyError("its actions are not finite")
         self.latent = {name: np.asarray(sample.latent[name][0]) for name in LATENT if name in sample.latent}

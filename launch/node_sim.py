@@ -13,7 +13,7 @@ from ..datasets.starts import StartState
 from ..datasets.statistics import Rate
 from ..real_robot.core import Core
 from ..real_robot.messages import Command, Events, Frame, Joints, Policy, Reply, Request, Tick
-from ..real_robot.node import Node, answer
+from ..real_robot.node import Figures, Node, answer
 from ..sim.tabletop.robot import CONTROLLER_HZ, TabletopRobot
 
 
@@ -104,12 +104,14 @@ class Driven:
         steps: actions executed in each.
         counters: of all cores, added up.
         overhead: seconds from each wake-up to its command, without the policy.
+        overhead_cpu: likewise, of computing alone.
     """
 
     success: tuple[bool, ...]
     steps: tuple[int, ...]
     counters: dict[str, int]
     overhead: tuple[float, ...]
+    overhead_cpu: tuple[float, ...]
 
     @property
     def rate(self) -> Rate:
@@ -140,6 +142,7 @@ def drive(
     success: list[bool] = []
     steps: list[int] = []
     overhead: list[float] = []
+    computing: list[float] = []
     counters: dict[str, int] = {}
     for number, start in enumerate(starts):
         robot.reset(start)
@@ -149,6 +152,9 @@ def drive(
         node.connect()
         core.configure()
         core.episode = number  # explores otherwise in each
+        for _ in range(3):  # it is enabled only when the arm has been seen to stand
+            node.step()
+        node.figures = Figures()
         core.on_enable(True, transport.now())
         seconds = robot.max_steps / core.rate_hz
         node.run(lambda tick: robot.success or robot.invalid, seconds=seconds)
@@ -157,7 +163,8 @@ def drive(
         node.step()  # the tick that ends the episode, for who records
         steps.append(core.schedule.step)
         overhead += node.figures.overhead
+        computing += node.figures.overhead_cpu
         for name, count in core.counters.items():
             counters[name] = counters.get(name, 0) + count
         node.close()
-    return Driven(tuple(success), tuple(steps), counters, tuple(overhead))
+    return Driven(tuple(success), tuple(steps), counters, tuple(overhead), tuple(computing))

@@ -45,6 +45,11 @@ def find_policy(name: str) -> Published:
     )
 
 
+def named(name: str, published: Published) -> str:
+    """How a checkpoint is called in what is recorded with it: ``runs/a (0123456789ab)``."""
+    return f"{name} ({published.digest[:12]})"
+
+
 def open_policy(name: str, device: str = "cpu", **changes: Any) -> tuple[Pi0Policy, Published]:
     """Find, check and load a policy; `changes` override fields of its `Settings`.
 

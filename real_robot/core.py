@@ -11,6 +11,7 @@ whoever calls it sends the one and has the other answered, by `answered`, whenev
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
 from .gate import Gate, GateConfig, JointRange, StateOf
-from .limits import Gripper, GripperConfig, JointLimits, Limited, Limiter, Workspace
+from .gripper import Gripper, GripperConfig
+from .limits import JointLimits, Limited, Limiter, Workspace
 from .messages import Command, Frame, Joints, Reply, Request, State, Tick
 from .schedule import Schedule, ScheduleConfig
 
@@ -119,6 +121,20 @@ def without_numbers(why: str) -> str:
     return "".join(c for c in why if not c.isdigit() and c != ".")
 
 
+def _farthest(a: Vector, b: Vector) -> tuple[int, float]:
+    """Which of the entries are farthest apart, and by how much."""
+    apart = [abs(x - y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    farthest = max(apart)
+    return apart.index(farthest), farthest
+
+
+def _beside(rows: Vector, value: float) -> Vector:
+    """(T,N+1) rows (T,N) with one more column, the same in all."""
+    wider = np.empty((len(rows), rows.shape[1] + 1))
+    wider[:, :-1], wider[:, -1] = rows, value
+    return wider
+
+
 class Core:
     """See the module. Not to be called from two threads at once.
 
@@ -152,6 +168,12 @@ class Core:
             low, high = sorted((config.gripper.closed, config.gripper.open))
             margin = _GRIPPER_MARGIN * (high - low)
             ranges.append(JointRange(config.gripper_joint, low - margin, high + margin))
+        beyond = config.action_margin * (spec.action_high - spec.action_low)
+        # Of an action that is not mad; lists, for a few numbers are compared quicker without arrays.
+        self._least, self._greatest = (
+            (spec.action_low - beyond).tolist(),
+            (spec.action_high + beyond).tolist(),
+        )
         self.gate = Gate(config.gate, spec, tuple(ranges), state_of)
         self.schedule = Schedule(config.schedule, self.rate_hz)
         self._dt = 1.0 / self.rate_hz / config.rows_per_tick
@@ -337,20 +359,24 @@ class Core:
         dims = self.spec.action_dim
         if actions.ndim != 2 or actions.shape[1] != dims or not len(actions):
             return f"the policy answered an array of shape {actions.shape}, expected (H, {dims})"
+        if all(
+            low <= value <= high
+            for action in actions.tolist()
+            for value, low, high in zip(action, self._least, self._greatest, strict=True)
+        ):
+            return ""
         if not np.isfinite(actions).all():
             row, entry = (int(index) for index in np.argwhere(~np.isfinite(actions))[0])
             return f"action {row} of the chunk has no finite {self.spec.action[entry].name}"
-        low, high = self.spec.action_low, self.spec.action_high
-        margin = self.config.action_margin * (high - low)
-        wrong = (actions < low - margin) | (actions > high + margin)
-        if wrong.any():
-            row, entry = (int(index) for index in np.argwhere(wrong)[0])
-            axis = self.spec.action[entry]
-            return (
-                f"action {row} of the chunk has {axis.name} = {actions[row, entry]:.4g} {axis.unit}, "
-                f"outside [{axis.low:.4g}, {axis.high:.4g}]"
-            )
-        return ""
+        wrong = (actions < np.array(self._least)) | (actions > np.array(self._greatest))
+        if not wrong.any():
+            return ""
+        row, entry = (int(index) for index in np.argwhere(wrong)[0])
+        axis = self.spec.action[entry]
+        return (
+            f"action {row} of the chunk has {axis.name} = {actions[row, entry]:.4g} {axis.unit}, "
+            f"outside [{axis.low:.4g}, {axis.high:.4g}]"
+        )
 
     # What goes out -------------------------------------------------------------------------------------
 
@@ -379,17 +405,14 @@ class Core:
         Args:
             now: the node's clock; never falls.
         """
-        return replace(self._step(now), task=self.task, outcome=self.outcome)
-
-    def _step(self, now: float) -> Tick:
         fault = self._clock_fault(now)
         if fault:
             self._count(f"tick: {fault.split(':')[0]}")
-        if not np.isfinite(now) or (self._last_tick is not None and now < self._last_tick):
+        if not math.isfinite(now) or (self._last_tick is not None and now < self._last_tick):
             now = self._last_tick or 0.0  # nothing is sent: the last command ends at rest by itself
             if self.state == "active":
                 self._become("hold", fault, now)
-            return Tick(now, self.state, fault, step=self.schedule.step)
+            return self._silent(now, fault)
         self._last_tick = now
         self._follow(now)
         if self._asked is not None and now - self._asked.made > self.config.max_inference_s:
@@ -400,11 +423,11 @@ class Core:
             self._enabled = False
             self._count("limiter failed")
             self._become("estop", f"the limiter failed: {error}", now)
-            return Tick(now, self.state, self.reason, step=self.schedule.step)
+            return self._silent(now, self.reason)
 
     def _clock_fault(self, now: float) -> str:
         """What is wrong with the time of a tick; ``""`` if nothing is."""
-        if not np.isfinite(now):
+        if not math.isfinite(now):
             return "clock broken: the node's clock is not a finite number"
         gap = None if self._last_tick is None else now - self._last_tick
         if gap is not None and gap < 0:
@@ -468,15 +491,14 @@ class Core:
 
     def _absurd(self, target: Vector, measured: Vector) -> str:
         """Why a target is refused, in words; ``""`` if it is not."""
-        if not np.isfinite(target).all():
+        if not all(map(math.isfinite, target.tolist())):
             return "the action has no joint target (singular or out of reach)"
-        jump = np.abs(target - measured)
-        worst = int(np.argmax(jump))
+        worst, jump = _farthest(target, measured)
         name = self.config.joints[worst].name
-        if not self._began and jump[worst] > self.config.max_start_jump:
-            return f"the first target is {jump[worst]:.2f} away from {name}"
-        if jump[worst] > self.config.max_jump:
-            return f"a target is {jump[worst]:.2f} away from {name}: absurd"
+        if not self._began and jump > self.config.max_start_jump:
+            return f"the first target is {jump:.2f} away from {name}"
+        if jump > self.config.max_jump:
+            return f"a target is {jump:.2f} away from {name}: absurd"
         return ""
 
     def _towards(self, target: Vector, speed: Vector | None = None) -> Limited:
@@ -543,7 +565,7 @@ class Core:
         if not self.limiter.position_known or self.limiter.at_rest:
             if self.state not in ("hold", "human"):
                 self._gripper_at = None  # a person may move it by hand now
-            return Tick(now, self.state, why, step=self.schedule.step)
+            return self._silent(now, why)
         return self._command(now, self.limiter.rest(self.config.rows_per_tick), kind="stop", why=why)
 
     def _starved(self, now: float, request: Request | None) -> Tick:
@@ -559,9 +581,16 @@ class Core:
             self._count("starved")
         self._began, self._last_target = False, None
         if resting and (way != "hold" or not self.limiter.position_known):
-            return Tick(now, self.state, why, request=request, step=self.schedule.step)
+            return self._silent(now, why, request)
         limited = self.limiter.rest(self.config.rows_per_tick)
         return self._command(now, limited, None, request, kind="hold", why=why)
+
+    def _silent(self, now: float, why: str, request: Request | None = None) -> Tick:
+        """Nothing is sent."""
+        return Tick(
+            now, self.state, why, request=request, step=self.schedule.step, task=self.task,
+            outcome=self.outcome,
+        )  # fmt: skip
 
     def _command(
         self,
@@ -580,16 +609,14 @@ class Core:
             if grip is not None and np.isfinite(grip):
                 self._gripper_at = self.gripper.command(grip)
             if self._gripper_at is not None:
-                rows, tail = (
-                    np.concatenate([part, np.full((len(part), 1), self._gripper_at)], axis=1)
-                    for part in (rows, tail)
-                )
+                rows, tail = _beside(rows, self._gripper_at), _beside(tail, self._gripper_at)
         names = self.names[: rows.shape[1]]
         self._sent_at = now
         self._rests_at = now + (len(rows) + len(tail)) * self._dt
         return Tick(
             now, self.state, why or self.reason, Command(names, rows, 1.0 / self._dt, kind, why, tail),
             request, action, rows[-1].copy(), limited.clamped, intervention, self.schedule.step,
+            self.task, self.outcome,
         )  # fmt: skip
 
     # Inside --------------------------------------------------------------------------------------------
@@ -620,14 +647,12 @@ class Core:
         at, measured = self.limiter.position, self.gate.measured
         if at is None or measured is None or not self._began:
             return ""
-        apart = np.abs(self._arm(measured) - at)
-        worst = int(np.argmax(apart))
-        if apart[worst] <= self.config.max_tracking:
+        worst, apart = _farthest(self._arm(measured), at)
+        if apart <= self.config.max_tracking:
             return ""
-        name = self.config.joints[worst].name
         return (
-            f"{name} is {apart[worst]:.2f} from where it was sent: blocked, or driven by another; look, "
-            "then enable again"
+            f"{self.config.joints[worst].name} is {apart:.2f} from where it was sent: blocked, or driven by "
+            "another; look, then enable again"
         )
 
     def _arm(self, measured: Vector | None) -> Vector:
@@ -650,10 +675,14 @@ class Core:
         """Why it cannot be said where the arm would begin: it is elsewhere, and does not stand there yet.
 
         An arm that trails behind what it was sent, or joints that were last heard from on the way, look like
-        one that was moved: begun there, it would be thrown back to a place that it has left.
+        one that was moved: begun there, it would be thrown back to a place that it has left. An arm that was
+        never sent anything from here may still follow what another node sent it.
         """
+        stands = self.gate.stood(len(self.config.joints), self._rests_at, _STILL_S, _STILL)
+        if not self.limiter.position_known and not stands:
+            return f"the arm has not been seen to stand still for {_STILL_S} s: enable when it stands"
         apart = self._elsewhere(now)
-        if apart is None or self.gate.stood(len(self.config.joints), self._rests_at, _STILL_S, _STILL):
+        if apart is None or stands:
             return ""
         worst = int(np.argmax(apart))
         name = self.config.joints[worst].name
@@ -686,11 +715,10 @@ class Core:
         """
         at = self.limiter.position
         assert at is not None, "begun when it was enabled, or taken over"
-        apart = np.abs(measured - at)
-        if self.limiter.at_rest and apart.max() > _SAG:
-            worst = int(np.argmax(apart))
+        worst, apart = _farthest(measured, at)
+        if self.limiter.at_rest and apart > _SAG:
             return (
-                f"{self.config.joints[worst].name} is {apart[worst]:.2f} from where it was left: moved by "
+                f"{self.config.joints[worst].name} is {apart:.2f} from where it was left: moved by "
                 "another, wrongly measured, or what it was sent last never came; look, then enable again"
             )
         full = self.gate.measured

@@ -77,6 +77,10 @@ class JointRange:
 _TREMBLE = 0.05
 
 
+# Of joints: stamp, received, positions (N,).
+_Report = tuple[float, float, NDArray[np.float64]]
+
+
 class _Clock:
     """How the robot's clock lies to the node's: the least delay of each second, and of the last 30."""
 
@@ -115,7 +119,7 @@ class Gate:
         self._names = tuple(joint.name for joint in joints)
         self._cameras = {camera.name: camera for camera in spec.cameras}
         self._frames: dict[str, deque[Frame]] = {name: deque(maxlen=64) for name in self._cameras}
-        self._rows: deque[tuple[float, float, NDArray[np.float64]]] = deque(maxlen=512)  # stamp, received, q
+        self._rows: deque[_Report] = deque(maxlen=512)
         self._clock = _Clock()
         self._changed: dict[str, float] = {}  # camera: when its last new picture came
         self._fault: dict[str, tuple[str, float]] = {}  # source: what was last wrong with it, and when
@@ -303,8 +307,7 @@ class Gate:
                 return f"{name} has sent the same picture for {still:.2f} s: frozen"
         moment = self._moment()
         for name in self._frames:
-            frame = self._nearest_frame(name, moment)
-            skew = abs(self._taken(name, frame.stamp) - moment)
+            skew = abs(self._taken(name, self._nearest_frame(name, moment).stamp) - moment)
             if skew > self.config.max_skew_s:
                 return f"{name} and the other cameras are {skew:.2f} s apart"
         skew = self._joint_skew(moment)
@@ -320,26 +323,42 @@ class Gate:
 
     def _nearest_frame(self, name: str, moment: float) -> Frame:
         # Stamps never fall, and the moment is near the end: go back, only as far as it gets nearer.
-        frames = reversed(self._frames[name])
+        frames, shift = reversed(self._frames[name]), self._taken(name, 0.0)
         nearest = next(frames)
-        off = abs(self._taken(name, nearest.stamp) - moment)
+        off = abs(nearest.stamp + shift - moment)
         for frame in frames:
-            further = abs(self._taken(name, frame.stamp) - moment)
+            further = abs(frame.stamp + shift - moment)
             if further > off:
                 break
             nearest, off = frame, further
         return nearest
 
+    def _about(self, moment: float) -> tuple[_Report | None, _Report | None]:
+        """The last report of joints from before a moment, and the first that is not; None for none."""
+        after, sought = None, moment - self._taken("joints", 0.0)
+        for report in reversed(self._rows):  # the moment is near the end
+            if report[0] < sought:
+                return report, after
+            after = report
+        return None, after
+
     def _joint_skew(self, moment: float) -> float:
         """How far the moment lies outside of what the joints' record spans, or inside a gap of it."""
-        times = self._joint_times()
-        after = int(np.searchsorted(times, moment))
-        gaps = []
-        if after > 0:
-            gaps.append(moment - times[after - 1])
-        if after < len(times):
-            gaps.append(times[after] - moment)
-        return float(min(gaps))
+        sought = moment - self._taken("joints", 0.0)
+        return min(abs(report[0] - sought) for report in self._about(moment) if report is not None)
+
+    def _joints_at(self, moment: float) -> list[float]:
+        """(N,) interpolated; the nearest report outside of what there is."""
+        before, after = self._about(moment)
+        if before is None or after is None:
+            report = after if before is None else before
+            assert report is not None, "to be called when there are joints"
+            alone: list[float] = report[2].tolist()
+            return alone
+        sought = moment - self._taken("joints", 0.0)
+        share = (sought - before[0]) / (after[0] - before[0])
+        pairs = zip(before[2].tolist(), after[2].tolist(), strict=True)
+        return [low + share * (high - low) for low, high in pairs]
 
     def observe(self, now: float, task: str) -> tuple[float, Observation]:
         """The observation of the newest moment that every camera has seen.
@@ -351,10 +370,7 @@ class Gate:
         """
         moment = self._moment()
         frames = {name: self._nearest_frame(name, moment) for name in self._frames}
-        times = self._joint_times()
-        rows = np.stack([row[2] for row in self._rows])
-        joints = np.array([np.interp(moment, times, column) for column in rows.T])
-        state = self.state_of(dict(zip(self._names, joints.tolist(), strict=True)))
+        state = self.state_of(dict(zip(self._names, self._joints_at(moment), strict=True)))
         images = {}
         for name, frame in frames.items():
             assert frame.image is not None, "checked in on_frame"

@@ -6,14 +6,19 @@ any MJCF or URDF, and puts joint limits into the problem instead of cutting its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.spec import RobotSpec
+
+if TYPE_CHECKING:
+    from mink import SE3
 
 Vector = NDArray[np.float64]
 
@@ -58,7 +63,7 @@ class Arm:
         import mink  # not before an arm is opened: whoever draws with MuJoCo chooses its OpenGL first
         import mujoco
 
-        self.described, self._mink = described, mink
+        self.described, self._mink, self._mujoco = described, mink, mujoco
         try:
             self.model = mujoco.MjModel.from_xml_path(str(described.path))
         except ValueError as error:
@@ -89,6 +94,14 @@ class Arm:
         home[self._arm] = described.home or ranges.mean(axis=1)
         self._posture.set_target(home)
         self._limits = [mink.ConfigurationLimit(self.model)]
+        kinds = self.model.jnt_type.tolist()
+        limited = [i for i in range(self.model.njnt) if self.model.jnt_limited[i]]
+        self._balls = any(kinds[i] == int(mujoco.mjtJoint.mjJNT_BALL) for i in limited)
+        self._ranges = [  # where in the configuration, where in a step, least, greatest
+            (int(self.model.jnt_qposadr[i]), int(self.model.jnt_dofadr[i]), *self.model.jnt_range[i].tolist())
+            for i in limited
+            if kinds[i] != int(mujoco.mjtJoint.mjJNT_FREE)
+        ]
         self.low, self.high = ranges[:, 0].copy(), ranges[:, 1].copy()
         self.missed_m = 0.0  # by how much the last `ee_delta` missed its goal: singular, or out of reach
 
@@ -96,10 +109,13 @@ class Arm:
         self._q[self._arm] = joints
         self._configuration.update(self._q)
 
+    def _tool_pose(self) -> SE3:
+        return self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
+
     def pose(self, joints: Vector) -> tuple[Vector, Vector]:
         """Tool position (3,) in metres and quaternion (4,) w, x, y, z, in the base frame."""
         self._put(joints)
-        found = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
+        found = self._tool_pose()
         return np.array(found.translation()), np.array(found.rotation().wxyz)
 
     def tool(self, joints: Vector) -> Vector:
@@ -137,11 +153,22 @@ class Arm:
         hessian.flat[:: len(hessian) + 1] += self.POSTURE**2 + self.DAMPING
         slope = square * (jacobian.T @ self._task.compute_error(configuration))
         slope += self.POSTURE**2 * self.POSTURE_GAIN * self._posture.compute_error(configuration)
-        step: Vector = np.linalg.solve(hessian, -slope)
-        inside = self._limits[0].compute_qp_inequalities(configuration, 1.0)
-        if inside.G is None or inside.h is None:  # no joint has an end
-            return step
-        return step if bool((inside.G @ step <= inside.h).all()) else None
+        step = np.empty(len(hessian))
+        self._mujoco.mju_cholFactor(hessian, 0.0)  # never singular: what was added to its diagonal
+        self._mujoco.mju_cholSolve(step, hessian, -slope)
+        return step if self._keeps_inside(step) else None
+
+    def _keeps_inside(self, step: Vector) -> bool:
+        """Whether a step keeps to the joints' ranges, as the program's `ConfigurationLimit` has them."""
+        if self._balls:
+            inside = self._limits[0].compute_qp_inequalities(self._configuration, 1.0)
+            return inside.G is None or inside.h is None or bool((inside.G @ step <= inside.h).all())
+        at = self._configuration.data.qpos.tolist()
+        gain, steps = self._limits[0].gain, step.tolist()
+        return all(
+            gain * (low - at[place]) <= steps[dof] <= gain * (high - at[place])
+            for place, dof, low, high in self._ranges
+        )
 
     def ee_delta(self, delta: Vector, joints: Vector, box: tuple[Vector, Vector] | None = None) -> Vector:
         """Joints (N,) at which the tool has moved by a translation and a rotation vector from where it is.
@@ -154,14 +181,14 @@ class Arm:
         Returns:
             (N,), NaN where there is no solution.
         """
-        mink = self._mink
+        mink, configuration = self._mink, self._configuration
         self._put(joints)
-        now = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
-        turn = mink.SO3.exp(delta[3:6])
+        now = self._tool_pose()
         place = now.translation() + delta[:3]
-        place = place if box is None else np.clip(place, *box)
-        goal = mink.SE3.from_rotation_and_translation(turn @ now.rotation(), place)
-        self._task.set_target(goal)
+        place = place if box is None else np.minimum(np.maximum(place, box[0]), box[1])
+        self._task.set_target(
+            mink.SE3.from_rotation_and_translation(mink.SO3.exp(delta[3:6]) @ now.rotation(), place)
+        )
         for _ in range(self.ITERATIONS):
             step = self._free_step()
             if step is None:
@@ -169,11 +196,11 @@ class Arm:
                     step = self._program_step()
                 except mink.NoSolutionFound:
                     return np.full(len(joints), np.nan)
-            self._configuration.integrate_inplace(step, 1.0)
-        reached = self._configuration.get_transform_frame_to_world(self.described.tool, self._frame)
-        self.missed_m = float(np.linalg.norm(reached.translation() - goal.translation()))
-        step = self._configuration.q[self._arm] - joints
-        return np.asarray(joints + step * min(1.0, self.MAX_STEP / max(float(np.abs(step).max()), 1e-9)))
+            configuration.integrate_inplace(step, 1.0)
+        self.missed_m = math.dist(self._tool_pose().translation().tolist(), place.tolist())
+        motion = configuration.data.qpos[self._arm] - joints
+        share = self.MAX_STEP / max(*map(abs, motion.tolist()), 1e-9)
+        return np.asarray(joints + motion * min(1.0, share))
 
 
 class ToJoints:
@@ -269,10 +296,10 @@ class StateOf:
         self._places = places
 
     def __call__(self, positions: Mapping[str, float]) -> NDArray[np.float32]:
-        pose = np.zeros(7)
-        if self._arm is not None:
+        pose: list[float] = []
+        if self._arm is not None and any(axis.name in self._places for axis in self._spec.state):
             where, turned = self._arm.pose(np.array([positions[name] for name in self._joints]))
-            pose = np.concatenate([where, -turned if turned[1] < 0 else turned])
+            pose = [*where.tolist(), *(-turned if turned[1] < 0 else turned).tolist()]
         row = []
         for axis in self._spec.state:
             if axis.name in self._places:

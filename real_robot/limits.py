@@ -21,6 +21,7 @@ Vector = NDArray[np.float64]
 # Ruckig answers to about 1e-8; a command is never reported as within a limit that it passes by more.
 TOLERANCE = 1e-6
 _PACES = 4
+_LEAST = 0.02  # of a joint's velocity: no way is planned slower
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class _Moment(NamedTuple):
     acceleration: list[float]
 
 
+def _stopping(joint: JointLimits, speed: float) -> float:
+    """How far a joint goes while it stops from `speed`, at least 0, that it keeps up until then."""
+    a, j = joint.acceleration, joint.jerk
+    return speed / 2 * (speed / a + a / j) if speed * j >= a * a else speed * math.sqrt(speed / j)
+
+
 class Limiter:
     """Brings joints towards targets within their limits, and remembers what was really sent.
 
@@ -126,16 +133,14 @@ class Limiter:
         self._way, self._brake = Trajectory(count), Trajectory(count)
         self.low = np.array([joint.low for joint in self.joints])
         self.high = np.array([joint.high for joint in self.joints])
-        self._velocity = np.array([joint.velocity for joint in self.joints])
-        self._acceleration = np.array([joint.acceleration for joint in self.joints])
-        self._jerk = np.array([joint.jerk for joint in self.joints])
         for plan, interface in (
             (self._move, ControlInterface.Position), (self._stop, ControlInterface.Velocity),
         ):  # fmt: skip
             plan.control_interface = interface
             plan.synchronization = Synchronization.No  # joints are independent: none waits for another
-            plan.max_velocity = self._velocity.tolist()
-            plan.max_acceleration, plan.max_jerk = self._acceleration.tolist(), self._jerk.tolist()
+            plan.max_velocity = [joint.velocity for joint in self.joints]
+            plan.max_acceleration = [joint.acceleration for joint in self.joints]
+            plan.max_jerk = [joint.jerk for joint in self.joints]
             plan.target_velocity = plan.target_acceleration = [0.0] * count
         self._states: list[_Moment] = []  # [0] is where the last plan began; one each `dt` after it
         self._at = 0
@@ -194,26 +199,33 @@ class Limiter:
         """
         if not self._states:
             raise ValueError("limiter: begin() must be called first")
-        if not np.isfinite(target).all():
-            raise ValueError(f"limiter: the target is {target}, expected finite numbers")
         clamped: list[str] = []
-        inside = np.clip(target, self.low, self.high)
-        for joint, wanted, kept in zip(self.joints, target, inside, strict=True):
+        asked = target.tolist()
+        if not all(map(math.isfinite, asked)):
+            raise ValueError(f"limiter: the target is {target}, expected finite numbers")
+        inside = [min(max(x, joint.low), joint.high) for x, joint in zip(asked, self.joints, strict=True)]
+        for joint, wanted, kept in zip(self.joints, asked, inside, strict=True):
             if abs(wanted - kept) > TOLERANCE:
                 clamped.append(f"{joint.name} position")
-        inside, left_box = self._in_workspace(inside)
+        left_box = False
+        if self.workspace is not None:
+            near, left_box = self._in_workspace(np.array(inside))
+            inside = near.tolist()
         if left_box:
             clamped.append("workspace")
-        speed = np.zeros(len(self.joints)) if velocity is None else np.nan_to_num(velocity)
+        still = [0.0] * len(self.joints)
+        speed = still if velocity is None else [0.0 if v != v else v for v in velocity.tolist()]
         plan = self._plan_move(inside, speed, rows)
-        if not self._is_safe(plan) and speed.any():
-            plan = self._plan_move(inside, np.zeros(len(self.joints)), rows)
-        if not self._is_safe(plan):
+        safe = self._is_safe(plan)
+        if not safe and any(speed):
+            plan = self._plan_move(inside, still, rows)
+            safe = self._is_safe(plan)
+        if not safe:
             plan = self._plan_stop()
             clamped += [] if left_box else ["workspace"] if self.workspace else ["stop"]
         assert plan is not None, "a stop is always found"
         found = self._take(plan, rows)
-        for joint, wanted, got in zip(self.joints, inside, found.positions[-1], strict=True):
+        for joint, wanted, got in zip(self.joints, inside, self._states[self._at].position, strict=True):
             if abs(wanted - got) > 1e-3:
                 clamped.append(f"{joint.name} motion")
         return Limited(found.positions, found.tail, tuple(clamped))
@@ -228,31 +240,38 @@ class Limiter:
             raise ValueError("limiter: begin() must be called first")
         return self._take(self._plan_stop(), rows)
 
-    def _plan_move(self, target: Vector, speed: Vector, rows: int) -> list[_Moment] | None:
+    # Plain floats below, one joint after the other: arrays of seven numbers cost more than the arithmetic.
+
+    def _plan_move(self, target: list[float], speed: list[float], rows: int) -> list[_Moment] | None:
         """States from now on: `rows` on the way to the target, then the quickest stop; None if there is none.
 
         The way leads to where a stop from the target at `speed` would end, no faster than the target asks.
         """
-        now = self._states[self._at]
-        speed = np.clip(speed, -self._velocity, self._velocity)
-        end = np.clip(target + np.sign(speed) * self._stopping(np.abs(speed)), self.low, self.high)
-        period = rows * self.dt
-        begin, least = np.array(now.position), 0.02 * self._velocity
-        wanted = np.abs(target - begin)
-        pace = np.clip(wanted / period, least, self._velocity)
+        now, period = self._states[self._at], rows * self.dt
+        ends, pace = [], []
+        for joint, at, goal, v in zip(self.joints, now.position, target, speed, strict=True):
+            v = min(max(v, -joint.velocity), joint.velocity)
+            end = goal + math.copysign(_stopping(joint, abs(v)), v)
+            ends.append(min(max(end, joint.low), joint.high))
+            pace.append(min(max(abs(goal - at) / period, _LEAST * joint.velocity), joint.velocity))
         plan = self._move
         plan.current_position, plan.current_velocity, plan.current_acceleration = now
-        plan.target_position = end.tolist()
+        plan.target_position = ends
         for _ in range(_PACES):
-            plan.max_velocity = pace.tolist()
+            plan.max_velocity = pace
             if self._ruckig.calculate(plan, self._way) < 0:
                 return None
             # What is lost while the joint speeds up is made good by going faster than the mean.
-            gone = (np.array(self._way.at_time(period)[0]) - begin) * np.sign(target - begin)
-            short = wanted / np.maximum(gone, wanted / 3 + 1e-9)
-            if (short <= 1.01).all():
+            short = [
+                abs(goal - at) / max(math.copysign(1.0, goal - at) * (got - at), abs(goal - at) / 3 + 1e-9)
+                for at, goal, got in zip(now.position, target, self._way.at_time(period)[0], strict=True)
+            ]
+            if max(short) <= 1.01:
                 break
-            pace = np.clip(pace * np.maximum(short, 1.0), least, self._velocity)
+            pace = [
+                min(max(v * max(by, 1.0), _LEAST * joint.velocity), joint.velocity)
+                for joint, v, by in zip(self.joints, pace, short, strict=True)
+            ]
         states = [now] + [_Moment(*self._way.at_time((row + 1) * self.dt)) for row in range(rows)]
         return states + self._stop_from(states[-1])
 
@@ -272,12 +291,6 @@ class Limiter:
         states = [_Moment(*self._brake.at_time((row + 1) * self.dt)) for row in range(rows)]
         return [*states[:-1], _Moment(states[-1].position, still, still)]
 
-    def _stopping(self, speed: Vector) -> Vector:
-        """(N,) how far each joint goes while it stops from `speed` (N,), at least 0, without acceleration."""
-        a, j = self._acceleration, self._jerk
-        far = np.where(speed * j >= a * a, speed / 2 * (speed / a + a / j), speed * np.sqrt(speed / j))
-        return np.asarray(far)
-
     def _take(self, plan: list[_Moment], rows: int) -> Limited:
         plan = plan + [plan[-1]] * (rows + 1 - len(plan))
         self._states, self._at = plan, rows
@@ -291,29 +304,30 @@ class Limiter:
         """
         if plan is None:
             return False
-        places = np.array([state.position for state in plan])
         slack = 1e-9
-        if (places < np.minimum(self.low, places[0]) - slack).any():
-            return False
-        if (places > np.maximum(self.high, places[0]) + slack).any():
-            return False
+        columns = zip(*(state.position for state in plan), strict=True)
+        for joint, places in zip(self.joints, columns, strict=True):
+            if min(places) < min(joint.low, places[0]) - slack:
+                return False
+            if max(places) > max(joint.high, places[0]) + slack:
+                return False
         if self.workspace is None:
             return True
-        allowed = max(0.0, self._outside(places[0])) + 1e-9
+        allowed = max(0.0, self._outside(np.array(plan[0].position))) + 1e-9
         looked = {*range(2, len(plan), 2), len(plan) - 1}
-        return all(self._outside(places[row]) <= allowed for row in looked)
+        return all(self._outside(np.array(plan[row].position)) <= allowed for row in looked)
 
     def _outside(self, joints: Vector) -> float:
         """Metres by which the tool is outside of its box; below 0 inside."""
         assert self.workspace is not None, "asked only with a workspace"
         assert self.tool is not None, "checked at construction"
         tool = self.tool(joints)
-        low, high = np.array(self.workspace.low), np.array(self.workspace.high)
-        return float(np.maximum(low - tool, tool - high).max())
+        sides = zip(self.workspace.low, tool.tolist(), self.workspace.high, strict=True)
+        return float(max(max(low - at, at - high) for low, at, high in sides))
 
     def _in_workspace(self, target: Vector) -> tuple[Vector, bool]:
         """The target, or the last point on the straight way to it (in joints) whose tool is in the box."""
-        if self.workspace is None or self._outside(target) <= 0:
+        if self._outside(target) <= 0:
             return target, False
         start = np.array(self._states[self._at].position)
         here = self._outside(start)
@@ -327,69 +341,3 @@ class Limiter:
             else:
                 far = middle
         return start + near * (target - start), True
-
-
-@dataclass(frozen=True)
-class GripperConfig:
-    """How a gripper's command is made of the policy's number.
-
-    Attributes:
-        name: of the joint, or of the gripper for a gripper topic.
-        open: position when open, m or rad.
-        closed: position when closed.
-        binary: only open and closed are sent, with hysteresis.
-        threshold: share of the way from closed to open above which it opens.
-        hysteresis: it closes again only below `threshold` by this share, and opens above it by as much.
-    """
-
-    name: str
-    open: float
-    closed: float
-    binary: bool = False
-    threshold: float = 0.5
-    hysteresis: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not np.isfinite([self.open, self.closed]).all() or self.open == self.closed:
-            raise ValueError(
-                f"gripper {self.name}: open is {self.open}, closed {self.closed}: expected two positions"
-            )
-        if not 0 <= self.hysteresis < min(self.threshold, 1 - self.threshold):
-            raise ValueError(
-                f"gripper {self.name}: threshold {self.threshold} with hysteresis {self.hysteresis} would "
-                "never open or never close; expected both thresholds between 0 and 1"
-            )
-
-
-class Gripper:
-    """A gripper apart from the arm: kept in its range, and if it is binary not set chattering by a number
-    that trembles about the threshold.
-    """  # noqa: D205
-
-    def __init__(self, config: GripperConfig) -> None:
-        self.config = config
-        self._is_open: bool | None = None
-
-    def begin(self, measured: float) -> None:
-        share = (measured - self.config.closed) / (self.config.open - self.config.closed)
-        self._is_open = share >= self.config.threshold
-
-    def command(self, wanted: float) -> float:
-        """Position to send for the position that the policy wants (in its units, those of `open`).
-
-        Raises:
-            ValueError: it is not finite.
-        """
-        config = self.config
-        if not np.isfinite(wanted):
-            raise ValueError(f"gripper {config.name}: {wanted} is no position")
-        share = float(np.clip((wanted - config.closed) / (config.open - config.closed), 0.0, 1.0))
-        if not config.binary:
-            return config.closed + share * (config.open - config.closed)
-        if self._is_open is None:
-            self._is_open = share >= config.threshold
-        elif self._is_open and share < config.threshold - config.hysteresis:
-            self._is_open = False
-        elif not self._is_open and share > config.threshold + config.hysteresis:
-            self._is_open = True
-        return config.open if self._is_open else config.closed

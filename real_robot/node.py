@@ -155,11 +155,13 @@ class Figures:
         ticks: control steps so far.
         late: ticks that began more than half a period late.
         overhead: of the last ticks: from waking up to the command handed to the transport.
+        overhead_cpu: likewise, what the loop's thread computed, without its waiting for a busy machine.
     """
 
     ticks: int = 0
     late: int = 0
     overhead: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
+    overhead_cpu: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
 
 
 class Node:
@@ -231,13 +233,14 @@ class Node:
         if self._next is None or now - self._next > self._period:
             self._next = now  # too late to catch up: a burst of commands would be worse
         self.transport.sleep_until(self._next)
-        began, now = time.perf_counter(), self.transport.now()
+        began, began_cpu, now = time.perf_counter(), time.thread_time(), self.transport.now()
         self.figures.late += now - self._next > self._period / 2
         self._next += self._period
         with self.lock:
             tick = self._tick(now)
         if tick.command is not None:
             self.transport.send(tick.command)
+        self.figures.overhead_cpu.append(time.thread_time() - began_cpu)
         self.figures.overhead.append(time.perf_counter() - began)
         self.figures.ticks += 1
         for watcher in self._watchers:
@@ -279,6 +282,7 @@ class Node:
             found |= {"latency p50": float(np.median(late)), "latency p95": float(np.quantile(late, 0.95))}
         if self.figures.overhead:
             found["overhead p99"] = float(np.quantile(np.asarray(self.figures.overhead), 0.99))
+            found["overhead p99, computing"] = float(np.quantile(np.asarray(self.figures.overhead_cpu), 0.99))
         found |= {"ticks": float(self.figures.ticks), "late ticks": float(self.figures.late)}
         return found | {f"count {name}": float(count) for name, count in self.core.counters.items()}
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Mode = Literal["blocking", "latest", "ensemble", "merge", "receding", "rtc"]
 
+_KEPT = 64  # chunks, of ``ensemble``
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -60,6 +62,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, rate_hz: float) -> None:
         self.config, self.rate_hz = config, rate_hz
         self.latencies: deque[float] = deque(maxlen=200)
+        self._weights = np.exp(-config.decay * np.arange(_KEPT))  # of ``ensemble``
         self.reset()
 
     def reset(self) -> None:
@@ -67,7 +70,7 @@ class Schedule:
         self.step = 0
         self._first = 0  # step of row 0 of `_rows`
         self._rows: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-        self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=64)
+        self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=_KEPT)
 
     @property
     def left(self) -> int:
@@ -136,8 +139,8 @@ class Schedule:
         rows = [chunk[self.step - first] for first, chunk in alive if first <= self.step]
         if not rows:
             return None
-        weights = np.exp(-self.config.decay * np.arange(len(rows)))
-        mean = np.tensordot(weights / weights.sum(), np.stack(rows).astype(np.float64), 1)
+        weights = self._weights[: len(rows)]
+        mean = weights @ np.array(rows, np.float64) / weights.sum()
         return np.asarray(mean, np.float32)
 
     def executed(self) -> None:

@@ -81,6 +81,8 @@ def test_in_shadow_the_arm_does_not_move(world: TabletopRobot, policy: NodePolic
     node = Node(core, SimTransport(world, shadow=True), policy, in_loop=True)
     node.connect()
     core.configure()
+    for _ in range(3):  # the arm is seen to stand
+        node.step()
     core.on_enable(True, world.time)
     ticks = [node.step() for _ in range(10)]
     assert all(tick.command is not None for tick in ticks[:2])
@@ -179,6 +181,8 @@ def test_a_policy_that_raises_holds_the_arm_and_is_quoted(world: TabletopRobot) 
     node = Node(core, SimTransport(world), Mad(), in_loop=True)
     node.connect()
     core.configure()
+    for _ in range(3):  # the arm is seen to stand
+        node.step()
     core.on_enable(True, world.time)
     tick = [node.step() for _ in range(5)][-1]
     assert tick.command is None

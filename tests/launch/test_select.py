@@ -16,6 +16,7 @@ from regrip.launch import cli, node, serve
 from regrip.launch.choosing import folder_of, selecting
 from regrip.launch.config import parse_options
 from regrip.launch.measurement import load_measurement
+from regrip.launch.node_policy import NodePolicy
 from regrip.launch.policies import open_policy
 from regrip.launch.world_scores import WorldScores
 from regrip.real_robot.messages import Request
@@ -128,6 +129,25 @@ def test_a_node_executes_the_chosen_chunk_and_a_server_answers_it(world: Path) -
     )
     assert np.array_equal(thinks.answer(request), wanted.action[0])
     assert facts["chooses"] == f"the best of 3 chunks by {select}, reflector"
+
+    # Swapped, it chooses among the new policy's chunks, and says who answers; refused, the old one stays.
+    assert isinstance(thinks, NodePolicy)
+    before = thinks.version
+    other, _ = open_policy("demo", initial_noise=0.5)
+    thinks.swap(other, "other (0123)")
+    again = selecting(other, select, 3, "reflector").act(seen, None)
+    assert not np.array_equal(again.latent["score"], wanted.latent["score"])
+    assert np.array_equal(thinks.answer(request), again.action[0])
+    assert (before, thinks.version) == (facts["checkpoint"], "other (0123)")
+    still, _ = open_policy("demo", noise_level=0.0, initial_noise=0.0)
+    with pytest.raises(ValueError, match="the policy samples without noise"):
+        thinks.swap(still, "still")
+    longer, _ = open_policy("demo")
+    longer.chunk_size += 1
+    with pytest.raises(ValueError, match="answers 6 actions at a time, the one it replaces 5"):
+        thinks.swap(longer, "longer")
+    assert np.array_equal(thinks.answer(request), again.action[0])
+    assert thinks.version == "other (0123)"
 
     served = serve.load(parse_options(serve.Options, ["demo", *line], prog="serve", description=""))
     assert (served.schema.model, served.schema.rtc) == ("demo+best-of-3", False)

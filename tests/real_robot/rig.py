@@ -11,8 +11,9 @@ import numpy as np
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.real_robot.core import Core, CoreConfig
 from regrip.real_robot.gate import GateConfig
+from regrip.real_robot.gripper import GripperConfig
 from regrip.real_robot.kinematics import StateOf, ToJoints
-from regrip.real_robot.limits import GripperConfig, JointLimits
+from regrip.real_robot.limits import JointLimits
 from regrip.real_robot.messages import Frame, Joints, Reply, Request, Tick
 from regrip.real_robot.schedule import ScheduleConfig
 
@@ -123,9 +124,9 @@ class Rig:
         self.now = round(self.now + rows * DT, 6)
 
     def start(self, ticks: int = 20) -> Tick:
-        """Configure, enable, and be well in motion."""
+        """Configure, see the arm stand, enable, and be well in motion."""
         self.core.configure()
-        self.tick()
+        self.tick(3)
         self.core.on_enable(True, self.now)
         return self.tick(ticks)
 

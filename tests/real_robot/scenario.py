@@ -16,8 +16,9 @@ import numpy as np
 from regrip.launch.sim_robot import Truth
 from regrip.real_robot.core import Core, CoreConfig
 from regrip.real_robot.gate import GateConfig
+from regrip.real_robot.gripper import GripperConfig
 from regrip.real_robot.kinematics import Arm, ArmModel, StateOf, ToJoints
-from regrip.real_robot.limits import GripperConfig, JointLimits
+from regrip.real_robot.limits import JointLimits
 from regrip.real_robot.messages import PolicyError, Request, Transport
 from regrip.real_robot.node import Node
 from regrip.real_robot.schedule import ScheduleConfig
@@ -264,8 +265,15 @@ def _tampering(p: Player) -> None:
     p.wait(p.bench.tamper(silent=["front", "wrist", "joints"], deaf=True))
     p.wait(lambda: p.bench.truth.watchdog > fired)
     dog = p.bench.truth.watchdog > fired
+    elsewhere, refused = 0.0, False
 
     def healed() -> None:
+        # What was sent into the cut never came: the arm stopped short of where the node takes it to be.
+        # Beyond what an arm sags the node must wait for a person, for it cannot tell this from an arm that
+        # was moved; if the arm is nearer, it has no reason to.
+        nonlocal elsewhere, refused
+        sent = p.core.limiter.position
+        elsewhere = 0.0 if sent is None else float(np.abs(p.bench.position[: len(sent)] - sent).max())
         p.wait(p.bench.tamper())
         p.node.run(
             lambda tick: (
@@ -273,10 +281,16 @@ def _tampering(p: Player) -> None:
             ),
             p.patience_s,
         )
-        if "from where it was left" in p.core.reason:  # what was sent into the cut never came: a person looks
+        refused = "from where it was left" in p.core.reason
+        if refused:
             p.enable()
 
     p.stops("network cut", "old", healed)
+    p.row(
+        "network cut: a person has to look if the arm is elsewhere, and only then",
+        refused == (elsewhere > 0.05) or abs(elsewhere - 0.05) < 0.005,  # it sways by its own weight
+        f"{elsewhere:.3f} rad from where it was sent; {'enabled again' if refused else 'went on by itself'}",
+    )
     p.row("network cut: the robot's own watchdog", dog, f"fired {p.bench.truth.watchdog - fired} times")
 
 

@@ -37,7 +37,8 @@ class Room:
         self.node = Node(self.core, self.robot, Wave(), in_loop=True, watchers=watchers)
         self.node.connect()
         self.core.configure()
-        self.node.step()
+        for _ in range(3):  # the arm is seen to stand
+            self.node.step()
 
     def begin(self, plan: Plan) -> None:
         self.ticks.clear()

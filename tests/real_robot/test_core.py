@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rig import NAMES, Rig, config, wave, worst_share
+from rig import DT, JOINTS, NAMES, Rig, config, wave, worst_share
 
 from regrip.real_robot.gate import GateConfig
-from regrip.real_robot.limits import GripperConfig, JointLimits
+from regrip.real_robot.gripper import GripperConfig
+from regrip.real_robot.limits import JointLimits, Limiter
 from regrip.real_robot.messages import Frame, Joints, Reply, Request
 from regrip.real_robot.schedule import ScheduleConfig
 
@@ -272,7 +273,7 @@ def test_old_answers_are_dropped() -> None:
 def test_a_dead_man_switch_that_is_let_go() -> None:
     rig = Rig(config(deadman_s=0.2))
     rig.core.configure()
-    rig.tick()
+    rig.tick(3)
     rig.core.on_enable(True, rig.now)
     assert rig.tick().reason == "not enabled: the dead-man switch is not pressed"
     rig.core.on_deadman(True, rig.now)
@@ -291,7 +292,7 @@ def test_a_dead_man_switch_that_is_let_go() -> None:
 def test_e_stop_at_any_instant(ticks: int) -> None:
     rig = Rig()
     rig.core.configure()
-    rig.tick()
+    rig.tick(3)
     rig.core.on_enable(True, rig.now)
     for _ in range(ticks):
         rig.tick()
@@ -310,7 +311,7 @@ def test_e_stop_at_any_instant(ticks: int) -> None:
 @pytest.mark.parametrize("configured", [False, True])
 def test_an_e_stop_is_no_way_around_preflight(configured: bool) -> None:
     rig = Rig()
-    rig.tick()
+    rig.tick(3)
     rig.core.on_estop(True, rig.now)
     if configured:
         rig.core.configure()
@@ -368,7 +369,7 @@ def test_a_person_who_is_not_heard() -> None:
 def test_hand_back_without_enable_leaves_it_inactive() -> None:
     rig = Rig()
     rig.core.configure()
-    rig.tick()
+    rig.tick(3)
     rig.core.on_takeover(True, rig.now)
     lead(rig, 10)
     rig.core.on_enable(True, rig.now)
@@ -381,7 +382,7 @@ def test_nobody_takes_over_an_arm_whose_joints_are_not_known() -> None:
     """Found by a fuzzed core: it would have begun at whatever was measured first, later."""
     rig = Rig()
     rig.core.configure()
-    rig.tick()
+    rig.tick(3)
     rig.joints = None
     rig.tick(10)
     rig.core.on_takeover(True, rig.now)
@@ -496,6 +497,37 @@ def test_an_arm_that_trails_is_not_enabled_before_it_stands() -> None:
     rig.tick()
     rig.core.on_enable(True, rig.now)  # it came where it was sent
     moves(rig)
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("rows", [5, 25, 45])
+def test_an_arm_that_still_follows_what_another_node_sent_is_not_begun_on_its_way(
+    rows: int, takeover: bool
+) -> None:
+    """A node that is started again while the arm moves has sent nothing yet, and does not know where to."""
+    rig = Rig()
+    rig.move(10)
+    before = Limiter(JOINTS, DT)
+    before.begin(rig.at)
+    moving, stop = before.towards(np.array([0.9, -1.2]), rows), before.rest(1)
+    rig.rows = deque([*moving.positions, *stop.positions, *stop.tail])
+    rig.core.configure()
+    begun = rig.core.on_takeover if takeover else rig.core.on_enable
+    while rig.core.state == "inactive":
+        moved = np.ptp(rig.path[-11:], axis=0).max()
+        begun(True, rig.now)
+        if rig.core.state == "inactive":
+            rig.tick()
+            assert rig.count < 60, rig.core.reason
+    assert moved < 0.01
+    assert not rig.rows
+    assert rig.core.counters[f"{'takeover' if takeover else 'enable'} refused"] > rows / 5
+    assert any("has not been seen to stand still for 0.1 s" in event.why for event in rig.core.events)
+    if takeover:
+        lead(rig, 12, speed=0.2)
+    else:
+        moves(rig)
+    assert worst_share(rig.path) <= 1.001
 
 
 def test_an_arm_is_not_sent_back_to_where_it_was_heard_from_last() -> None:

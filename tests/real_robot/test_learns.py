@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 from pathlib import Path
 
 import pytest
 
 from regrip.datasets.starts import SplitError, StartState
+from regrip.datasets.store.reader import Store
 from regrip.launch.collecting import SimulatedRoom, learner, scenes_of
-from regrip.launch.policies import open_policy
+from regrip.launch.policies import find_policy, named, open_policy
 from regrip.launch.recorded import load_recorded, load_shown
 from regrip.real_robot.collecting import Collector
 from regrip.real_robot.grades import Choice, CollectConfig
@@ -33,8 +35,8 @@ QUICK = [
 
 
 def test_the_policy_is_swapped_between_episodes_for_one_that_learnt_from_them(tmp_path: Path) -> None:
-    first = open_policy("demo", **PRACTICE)[0]
-    room = SimulatedRoom(first, tmp_path / "set", ("quick", 0))
+    first, published = open_policy("demo", **PRACTICE)
+    room = SimulatedRoom(first, tmp_path / "set", ("quick", 0), version=named("demo", published))
     scenes, found = scenes_of(room.robot, starts("train", ["demo/press_yellow"], 5))
     learn = learner(room, tmp_path / "set", tmp_path / "runs", ["learning", *QUICK, "--iterations", "1"])
     config = CollectConfig(show=1, help=1.0, enough=1.0, max_s=MAX_S, learn_every=4)
@@ -49,6 +51,13 @@ def test_the_policy_is_swapped_between_episodes_for_one_that_learnt_from_them(tm
     with pytest.raises(SplitError):
         room.collect(collector, {"x": StartState("demo/press_yellow", "test", 0)}, 1)
     room.close()
+    learnt = str(tmp_path / "runs" / "after-00004")
+    with contextlib.closing(Store(tmp_path / "set")) as store:
+        said = [store[i].about.get("checkpoint") for i in range(len(store))]
+    asked = [one.driven < one.steps for one in played]
+    before, after = named("demo", published), named(learnt, find_policy(learnt))
+    assert said == [name if own else None for name, own in zip([before] * 4 + [after], asked, strict=True)]
+    assert (before in said, after in said) == (True, True)
     shown = load_shown([tmp_path / "set"], first)
     assert shown is not None
     assert len(shown) >= played[0].driven - 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regrip.real_robot.limits import Gripper, GripperConfig, JointLimits, Limiter, Workspace
+from regrip.real_robot.gripper import Gripper, GripperConfig
+from regrip.real_robot.limits import JointLimits, Limiter, Workspace
 
 JOINTS = (
     JointLimits("a", -1.0, 1.5, 2.0, 10.0, 500.0),

@@ -28,7 +28,8 @@ def record(path: Path, *, threaded: bool) -> tuple[list[Tick], Toy]:
     node.connect()
     core.configure()
     for outcome in (True, False, None):
-        node.step()
+        for _ in range(3):  # the arm is seen to stand
+            node.step()
         node.events.on_enable(True, robot.now())
         for _ in range(20):
             node.step()
@@ -83,7 +84,8 @@ def test_what_the_policy_saw_is_there_to_the_bit(tmp_path: Path) -> None:
     node = Node(core, robot, Looks(), in_loop=True, watchers=(recorder,))
     node.connect()
     core.configure()
-    node.step()
+    for _ in range(3):
+        node.step()
     node.events.on_enable(True, robot.now())
     for _ in range(9):
         node.step()

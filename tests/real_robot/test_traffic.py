@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_server import SCHEMA, Echo, get, observation, raw, until, url
+from served import SCHEMA, Echo, get, observation, raw, until, url
 
 from regrip.datasets.store.reader import Store
 from regrip.real_robot.serving.client import Client, RefusedError

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from regrip.datasets.spec import Axis, Camera, RobotSpec
 from regrip.real_robot.core import Core, CoreConfig
 from regrip.real_robot.gate import GateConfig
-from regrip.real_robot.limits import GripperConfig, JointLimits
+from regrip.real_robot.gripper import GripperConfig
+from regrip.real_robot.limits import JointLimits
 from regrip.real_robot.messages import Command, Events, Frame, Joints, Request, Tick
 from regrip.real_robot.schedule import ScheduleConfig
 
