@@ -218,7 +218,7 @@ class WorldEnv:
             one.gone += 1
             lost = bool(doubt[row] > self._limit_of_doubt)
             full = one.gone >= one.limit
-            said = bool(chance[row] > self.model.calibration.threshold)
+            said = bool(chance[row] > self.model.calibration.needed(self.starts.instructions[one.task]))
             one.success = said and not lost and (self._stop or full)
             one.ended = one.success or lost or full
             self.cut_off += lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Calibration:
 
     Attributes:
         threshold: of the reflector's probability, above which an imagined episode has succeeded.
+        thresholds: by instruction, where enough of its episodes were held out; the others take `threshold`.
         temperature: by which its logits are divided.
         doubt: below which 95 of 100 of the held-out decisions lie when imagined from the first frame.
         horizon: decisions of the longest episode it was trained on.
@@ -38,6 +39,11 @@ class Calibration:
     temperature: float = 1.0
     doubt: float = float("inf")
     horizon: int = 1
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def needed(self, instruction: str) -> float:
+        """The probability above which an episode with this instruction has succeeded."""
+        return self.thresholds.get(instruction, self.threshold)
 
 
 class WorldModel(nn.Module):

@@ -25,12 +25,12 @@ from regrip.sim.world.starts import starts_of
 
 CHUNK = 5
 SMALL = WorldConfig(
-    kind="views", width=64, heads=2, ensemble=2, body_steps=250, body_batch=48, steps=90, batch=6, window=3,
+    kind="views", width=64, heads=2, ensemble=2, body_steps=160, body_batch=32, steps=50, batch=6, window=3,
     held_out=0.15, learning_rate=3e-3,
 )  # fmt: skip
 
 
-def played(each: int = 3) -> Clips:
+def played(each: int = 2) -> Clips:
     """The expert on every task of the demo suite, with a frame at every control step."""
     env = TabletopEnv()
     pictures, state, action, lengths, won, said = [], [], [], [], [], []
