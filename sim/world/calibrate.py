@@ -101,20 +101,20 @@ def calibrate(model: WorldModel, clips: Clips, tokens: Tensor) -> Calibration:
     real = clips.success[held]
     best, said = chance.max(1), np.array([clips.task[int(episode)] for episode in held])
     thresholds = {
-        str(text): _threshold(best[said == text], real[said == text])
+        str(text): threshold(best[said == text], real[said == text])
         for text in sorted(set(said))
         if min(real[said == text].sum(), (~real[said == text]).sum()) >= _FEW
     }
     return dataclasses.replace(
         model.calibration,
         temperature=temperature,
-        threshold=_threshold(best, real) if min(real.sum(), (~real).sum()) >= _FEW else 0.5,
+        threshold=threshold(best, real) if min(real.sum(), (~real).sum()) >= _FEW else 0.5,
         thresholds=thresholds,
         doubt=max(float(np.quantile(played.doubt[there], 0.95)), 1e-6),
     )
 
 
-def _threshold(best: NDArray[np.floating], real: NDArray[np.bool_]) -> float:
+def threshold(best: NDArray[np.floating], real: NDArray[np.bool_]) -> float:
     """Above which as many of the episodes' best chances (E,) lie as episodes really succeeded."""
     levels = np.linspace(0.05, 0.95, 91)
     off = np.array([abs(int((best > level).sum()) - int(real.sum())) for level in levels])
