@@ -183,7 +183,8 @@ def rotation_of(quaternion: Tensor) -> Tensor:
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    turn: Tensor = torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return turn
 
 
 def pose_of(view: View, hand: Pose) -> Pose:

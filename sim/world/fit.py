@@ -168,6 +168,7 @@ def fit_tokenizer(model: WorldModel, clips: Clips, frames: NDArray[np.int64], no
     some = draw.choice(frames, min(len(frames), 256), replace=False)
     if isinstance(tokenizer, FrozenEncoder):
         return tokenizer.settle(np.asarray(clips.pictures[np.sort(some)]))
+    assert isinstance(tokenizer, Tokenizer), "pictures as they are need no training"
     usual = np.median(np.asarray(clips.pictures[np.sort(some)]), axis=0)  # (C,h,w,3)
     usual_pictures = scaled(torch.from_numpy(usual).to(model.device))
     optimizer, schedule = _optimizer(list(tokenizer.parameters()), config, config.tokenizer_steps)
