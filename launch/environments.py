@@ -161,12 +161,7 @@ def perturbations(name: str, suite: str) -> tuple[dict[str, str], dict[str, str]
     """
     if name == "genesis":
         scene = {kind: tabletop.KINDS[kind] for kind in genesis.KINDS}
-        why = "changes the picture alone, which is not done in Genesis"
-        missing = {kind: why for kind in tabletop.KINDS if kind not in scene}
-        wrapped = dict.fromkeys(
-            perturb.KINDS, "is put around single environments, and Genesis plays all at once"
-        )
-        return {**scene, **perturb.PARAPHRASE}, {**missing, **wrapped}
+        return {**scene, **perturb.PARAPHRASE, **perturb.KINDS}, dict(genesis.MISSING)
     if name == "world":
         return {}, dict.fromkeys(
             [*tabletop.KINDS, *perturb.KINDS], "is not imagined: a world is as it was recorded"
@@ -212,7 +207,7 @@ def factory(config: EnvConfig, prepare: bool = False) -> tuple[str, dict[str, An
     require_perturbation(kind, config.name, config.suite)
     if kind in perturb.PARAPHRASE:
         return target, {**kwargs, "paraphrase": "heldout"}
-    if kind in perturb.KINDS:
+    if kind in perturb.KINDS and config.name not in IN_PROCESS:
         whole = dataclasses.replace(config, tasks=())  # a wrong instruction may be any of the suite's
         return "regrip.sim.perturb:with_perturbation", {
             "factory": target, "kwargs": kwargs, "kind": kind, "tasks": task_names(whole),

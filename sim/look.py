@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from ..datasets.starts import StartState
 
 Array = NDArray[np.float64]
+Place = tuple[float, ...]
+"""Where something stands: x, y, z of the surface under it (m), and how far it is turned about z (rad)."""
 
 STANDING_M, STANDING_RAD = 0.04, math.radians(3)
 RIDING_M, RIDING_RAD = 0.005, math.radians(2)
@@ -31,12 +33,15 @@ class Look:
     """How an episode's pictures differ from the simulator's own.
 
     Attributes:
-        kind: ``camera``, ``light``, ``background`` or ``texture``; anything else changes no picture.
+        kind: ``camera``, ``light``, ``background``, ``texture`` or ``distractors``; anything else changes no
+            picture.
         start: what the change is drawn from.
+        places: where the distractors stand, which depends on how the episode began.
     """
 
     kind: str
     start: StartState
+    places: tuple[Place, ...] = ()
 
     def camera(self, name: str, rides: bool) -> tuple[Array, Array]:
         """Metres (3,) and rotation vector (3,) in the camera's own axes: right, up, back.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ _PICTURES = {
     "light": "lamps and ambient light scaled by 0.4 to 1.5, the lamps tinted and moved by up to 40 degrees",
     "background": "what things stand on is tinted with another colour",
     "texture": "what things stand on is tiled",
+    "distractors": "a can and a bar of colours of their own stand about; they are seen, not felt",
 }
 _ROBOT = {
     "metaworld": "the hand starts up to 5 cm aside on each axis (never in training)",
@@ -43,10 +44,12 @@ _ROBOT = {
     "libero": "the arm starts up to 0.1 rad aside in each joint (never in training)",
     "maniskill": "the arm starts up to 0.1 rad aside in each joint, the package's noise besides",
 }
-_NOT_OURS = {
-    "layout": "the package places the objects, and how far apart they may be is part of its tasks",
-    "distractors": "the package builds its scenes whole",
+_LAYOUT = {
+    "metaworld": "the object stands up to 2 cm outside the package's range, the goal up to 2 cm",
+    "robosuite": "the package places the objects in ranges that are 5 cm wider on each side",
+    "maniskill": "everything on the table is shifted together by 4 to 8 cm",
 }
+_FURNITURE = "objects stand in and on furniture that stays: moving them would be placing them anew"
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,23 @@ def of_simulator(simulator: str, suite: str) -> Kinds:
         from .gym.tasks import perturbations
 
         known, missing = perturbations(suite)
-        return Kinds({kind: _PICTURES[kind] for kind in known}, {**missing, **_NOT_OURS})
+        return Kinds({kind: _PICTURES[kind] for kind in known}, missing)
     if simulator not in _ROBOT:
         raise ValueError(unknown("public simulator", simulator, ["gymnasium", *_ROBOT]))
-    missing = dict(_NOT_OURS)
+    missing = {}
     if simulator == "libero":
+        missing["layout"] = _FURNITURE
         missing["paraphrase"] = "the package has no wording that training could not have used"
-    return Kinds({**_PICTURES, "robot": _ROBOT[simulator]}, missing)
+    elif (simulator, suite) == ("robosuite", "robosuite"):
+        missing["layout"] = (
+            "the bin of can and the table of wipe are used to the edge by the package; suite blocks has it"
+        )
+    elif simulator == "maniskill" and suite != "cubes":
+        missing["layout"] = (
+            "the success tests of PlugCharger and PushT keep the place that was drawn; suite cubes has it"
+        )
+    every = {**_PICTURES, "robot": _ROBOT[simulator], "layout": _LAYOUT.get(simulator, "")}
+    return Kinds({kind: about for kind, about in every.items() if kind not in missing}, missing)
 
 
 def require(simulator: str, suite: str, kind: str) -> None:
@@ -100,7 +113,7 @@ def save(look: Look | None) -> list[Any] | None:
     """A perturbed episode's look for a snapshot; None if nothing is perturbed."""
     if look is None or look.kind == "none":
         return None
-    return [look.kind, dataclasses.asdict(look.start)]
+    return [look.kind, dataclasses.asdict(look.start), *([look.places] if look.places else [])]
 
 
 def load(saved: list[Any] | None, kind: str) -> Look | None:
@@ -111,7 +124,10 @@ def load(saved: list[Any] | None, kind: str) -> Look | None:
     """
     theirs = "none" if saved is None else str(saved[0])
     require_same(theirs, kind)
-    return None if saved is None else Look(theirs, StartState(**saved[1]))
+    if saved is None:
+        return None
+    places = tuple(tuple(place) for place in saved[2]) if len(saved) > 2 else ()
+    return Look(theirs, StartState(**saved[1]), places)
 
 
 def require_same(theirs: str, mine: str) -> None:
@@ -128,6 +144,55 @@ def require_same(theirs: str, mine: str) -> None:
 
 _NOISE = (0.02, 0.08)
 _CONTRAST = 0.25
+
+
+def name_of(start: StartState) -> str:
+    """What an episode's noise is drawn from."""
+    return f"{start.task} {start.split} {start.index} {start.seed}"
+
+
+def add_noise(picture: NDArray[np.uint8], start: str, camera: str, steps: int) -> NDArray[np.uint8]:
+    """What a poor sensor sees: off in brightness and contrast all through an episode, its grain always new.
+
+    Args:
+        picture: (H,W,3).
+        start: of `name_of`.
+        camera: each is off in its own way.
+        steps: control steps since the episode began.
+    """
+    sensor = counter_generator("sensor", start, camera)
+    sigma = sensor.uniform(*_NOISE)
+    contrast, brightness = sensor.uniform(-_CONTRAST, _CONTRAST, 2)
+    grain = counter_generator("grain", start, camera, steps)
+    pixels = picture.astype(np.float32) / 255
+    pixels = 0.5 + (1 + contrast) * (pixels - 0.5) + 0.5 * brightness
+    pixels += sigma * grain.standard_normal(pixels.shape, dtype=np.float32)
+    noisy: NDArray[np.uint8] = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
+    return noisy
+
+
+def wrong_instruction(start: StartState, tasks: Sequence[str], say: Callable[[StartState], str]) -> str:
+    """The instruction of another task of the same suite, drawn by the start.
+
+    Args:
+        start: names the episode.
+        tasks: ``suite/task`` names.
+        say: the instruction of an episode.
+
+    Raises:
+        ValueError: if no other task says anything else.
+    """
+    true = say(start)
+    others = [name for name in tasks if name != start.task and name.split("/")[0] == start.suite]
+    start.generator("wrong").shuffle(others)
+    for name in others:
+        other = say(StartState(name, start.split, start.index, start.seed))
+        if other != true:
+            return other
+    raise ValueError(
+        f"{start.task}: no other task of the run says anything but {true!r}; give more tasks, or leave "
+        "out the perturbation 'wrong'"
+    )
 
 
 class Perturbed:
@@ -162,21 +227,14 @@ class Perturbed:
         wrong = self._another(start) if self.kind == "wrong" else ""
         self.env.reset(start)
         self.instruction = self.env.instruction if self.kind == "noise" else wrong
-        self._start, self._steps = f"{start.task} {start.split} {start.index} {start.seed}", 0
+        self._start, self._steps = name_of(start), 0
 
     def _another(self, start: StartState) -> str:
-        self.env.reset(start)
-        true = self.env.instruction
-        others = [name for name in self._tasks if name != start.task and name.split("/")[0] == start.suite]
-        start.generator("wrong").shuffle(others)
-        for name in others:
-            self.env.reset(StartState(name, start.split, start.index, start.seed))
-            if self.env.instruction != true:
-                return self.env.instruction
-        raise ValueError(
-            f"{start.task}: no other task of the run says anything but {true!r}; give more tasks, or leave "
-            "out the perturbation 'wrong'"
-        )
+        def say(other: StartState) -> str:
+            self.env.reset(other)
+            return self.env.instruction
+
+        return wrong_instruction(start, self._tasks, say)
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         self._steps += 1
@@ -192,15 +250,7 @@ class Perturbed:
         picture = self.env.render(camera)
         if self.kind != "noise":
             return picture
-        sensor = counter_generator("sensor", self._start, camera)
-        sigma = sensor.uniform(*_NOISE)
-        contrast, brightness = sensor.uniform(-_CONTRAST, _CONTRAST, 2)
-        grain = counter_generator("grain", self._start, camera, self._steps)
-        pixels = picture.astype(np.float32) / 255
-        pixels = 0.5 + (1 + contrast) * (pixels - 0.5) + 0.5 * brightness
-        pixels += sigma * grain.standard_normal(pixels.shape, dtype=np.float32)
-        noisy: NDArray[np.uint8] = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
-        return noisy
+        return add_noise(picture, self._start, camera, self._steps)
 
     def snapshot(self) -> bytes:
         header = {"instruction": self.instruction, "start": self._start, "steps": self._steps}

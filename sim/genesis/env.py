@@ -20,12 +20,15 @@ from ...datasets.protocols import StepResult
 from ...datasets.spec import RobotSpec
 from ...datasets.starts import StartState
 from ..explosion import exploded
+from ..look import matrix
+from ..perturb import KINDS as SENSOR_AND_WORDS
+from ..perturb import add_noise, name_of, wrong_instruction
 from ..tabletop import perturb as perturbations
 from ..tabletop.control import WIDTH_MAX_M, ControlMode
 from ..tabletop.env import CAMERAS, Beginning, check_arguments, draw, privileged_names, robot_spec
 from ..tabletop.experts import Expert
 from ..tabletop.goals import Memory
-from ..tabletop.tasks import Task, load
+from ..tabletop.tasks import Task, load, task_names
 from ..wording import Paraphrase
 from . import KINDS
 from .control import BatchedArm
@@ -33,7 +36,7 @@ from .physics import Variation
 from .scene import NUM_ARM, Fidelity, GenesisScene, Poses
 from .world import EnvWorld
 
-_SNAPSHOT = "regrip genesis 1"
+_SNAPSHOT = "regrip genesis 2"
 
 
 @dataclass
@@ -41,6 +44,7 @@ class _Slot:
     """The episode of a slot, and what is asked of it."""
 
     world: EnvWorld
+    start: StartState | None = None
     task: Task | None = None
     memory: Memory = field(default_factory=list)
     instruction: str = ""
@@ -118,7 +122,7 @@ class GenesisEnv:
             image_size: height and width in pixels.
             control_mode: ``ee_delta`` or ``joint_position``.
             paraphrase: see `TabletopEnv`.
-            perturb: ``none`` or one of `KINDS`.
+            perturb: ``none``, one of `KINDS` or of `sim.perturb.KINDS`.
             render: ``fast``; Genesis's own pictures are the only ones.
             device: ``cpu`` or ``cuda``.
             fidelity: see `scene.FIDELITIES`.
@@ -129,7 +133,9 @@ class GenesisEnv:
             ValueError: if an argument is not one of these.
             GenesisError: if Genesis is not installed.
         """
-        check_arguments(cameras, image_size, control_mode, paraphrase, ["none", *KINDS], perturb)
+        check_arguments(
+            cameras, image_size, control_mode, paraphrase, ["none", *KINDS, *SENSOR_AND_WORDS], perturb
+        )
         if render != "fast":
             raise ValueError(f"render {render!r}: Genesis draws in one way, leave it at 'fast'")
         if suite == "four":
@@ -197,7 +203,8 @@ class GenesisEnv:
             begin = draw(start, self._suite, self.scene.scene, self._paraphrase, self._perturb)
             slot = self._slots[number] = _Slot(self._slots[number].world)
             slot.begin, slot.playing = begin, True
-            slot.task, slot.instruction, slot.max_steps = begin.task, begin.instruction, begin.task.max_steps
+            slot.start, slot.task, slot.max_steps = start, begin.task, begin.task.max_steps
+            slot.instruction = self._instruction(start)
             if self._variation is not None:
                 slot.factors = self._variation.draw(start)
 
@@ -281,6 +288,7 @@ class GenesisEnv:
                     f"{self.scene.state_bytes}: make the environment with the same settings"
                 )
             slot = self._slots[number] = _Slot(self._slots[number].world)
+            slot.start = StartState(**header["start"])
             slot.task = self._suite.task(header["task"])
             slot.max_steps = slot.task.max_steps
             slot.instruction, slot.steps, slot.memory = (
@@ -304,6 +312,18 @@ class GenesisEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _instruction(self, start: StartState) -> str:
+        """What is said in an episode; with ``silent`` and ``wrong`` not what its task is."""
+
+        def say(other: StartState) -> str:
+            return draw(other, self._suite, self.scene.scene, self._paraphrase, self._perturb).instruction
+
+        if self._perturb == "silent":
+            return ""
+        if self._perturb == "wrong":
+            return wrong_instruction(start, task_names(self._suite.name), say)
+        return say(start)
 
     # What is going on inside -------------------------------------------------------------------------------
 
@@ -478,16 +498,40 @@ class GenesisEnv:
         shown = torch.as_tensor([self._slots[row].playing for row in rows], device=self.scene.device)
         for name, frames in self.images.items():
             if shown.any():
-                seen = self.scene.render(name).to(frames.device)[index]
+                seen = self.scene.render(name, self._mounting(name)).to(frames.device)[index]
+                if self._perturb == "noise":
+                    seen = self._add_noise(seen, rows, name)
                 frames[index] = seen * shown[:, None, None, None]
             else:
                 frames[index] = 0
         self.seconds.pictures += time.perf_counter() - began
 
+    def _mounting(self, camera: str) -> NDArray[np.float64] | None:
+        """(N,4,4) how each environment's camera is moved and turned in its own axes; None if none is."""
+        if self._perturb != "camera":
+            return None
+        moved = np.tile(np.eye(4), (self.num_slots, 1, 1))
+        for row, slot in enumerate(self._slots):
+            look = None if slot.start is None else perturbations.draw_look("camera", slot.start)
+            if look is not None:
+                moved[row, :3, :3] = matrix(np.array(look.turn_rad[camera]))
+                moved[row, :3, 3] = look.shift_m[camera]
+        return moved
+
+    def _add_noise(self, frames: Tensor, rows: list[int], camera: str) -> Tensor:
+        noisy = frames.cpu().numpy().copy()
+        for picture, row in zip(noisy, rows, strict=True):
+            slot = self._slots[row]
+            if slot.start is not None:
+                picture[...] = add_noise(picture, name_of(slot.start), camera, slot.steps)
+        return torch.from_numpy(noisy).to(frames.device)
+
 
 def _episode(slot: _Slot) -> dict[str, Any]:
     assert slot.task is not None, "a slot that plays has a task"
+    assert slot.start is not None, "a slot that plays has a start"
     return {
+        "start": dataclasses.asdict(slot.start),
         "task": slot.task.name,
         "instruction": slot.instruction,
         "steps": slot.steps,

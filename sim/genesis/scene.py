@@ -428,14 +428,19 @@ class GenesisScene:
         )
         return added, self._model.body(int(camera.bodyid[0])).name, mounted
 
-    def render(self, camera: str) -> Tensor:
-        """RGB frames uint8 (N,H,W,3) of all environments."""
+    def render(self, camera: str, moved: Array | None = None) -> Tensor:
+        """RGB frames uint8 (N,H,W,3) of all environments.
+
+        Args:
+            camera: its name.
+            moved: (N,4,4) from where each environment's camera is mounted, in its own axes; None for there.
+        """
         eye, body, mounted = self._cameras[camera]
         link = self.body[body]
         transform = np.tile(np.eye(4), (self.num_envs, 1, 1))
         transform[:, :3, 3] = self.position[:, link].cpu().numpy()
         transform[:, :3, :3] = _matrices(self.quaternion[:, link].cpu().numpy().astype(np.float64))
-        eye.set_pose(transform=transform @ mounted)
+        eye.set_pose(transform=transform @ mounted if moved is None else transform @ mounted @ moved)
         if not self._batched_pictures:
             self._turn_headlight(_HEADLIGHT_OF[camera])
         frames, *_ = eye.render(rgb=True, force_render=True)

@@ -27,7 +27,7 @@ from ...datasets.starts import StartState
 from .. import perturb as perturbations
 from ..demonstrate import Expert
 from ..env import EnvStep
-from ..look import Look
+from ..look import Look, Place
 from ..wording import PARAPHRASES, Paraphrase, unknown
 from .experts import EXPERTS
 from .mapping import Task
@@ -111,6 +111,7 @@ class GymEnv:
         self._task: Task | None = None
         self._host: Host | None = None
         self._start: StartState | None = None
+        self._look: Look | None = None
         self._log: list[NDArray[np.float32]] = []
         self._over = False
         self.instruction = ""
@@ -140,6 +141,17 @@ class GymEnv:
         if task.instruction_from is not None:
             self.instruction = str(host.look_up(task.instruction_from))
         self.max_steps = task.max_steps
+        self._look = Look(self._perturb, start, self._distractors(start))
+
+    def _distractors(self, start: StartState) -> tuple[Place, ...]:
+        if self._perturb != "distractors":
+            return ()
+        from .studio import free_places  # which wants mujoco
+
+        known = dict(zip(self.privileged_names, self.privileged().astype(np.float64), strict=True))
+        parts = [[f"{what}.{axis}" for axis in "xyz"] for what in ("hand", "target", "goal")]
+        way = [[known[name] for name in names] for names in parts if known.keys() >= set(names)]
+        return free_places(self.host, self._mapping, start, np.array(way).reshape(-1, 3))
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step; `action` (A,) is clipped to the spec's limits.
@@ -210,10 +222,9 @@ class GymEnv:
         assert task is not None, "who plays has a task"
         from .frames import draw  # which wants gymnasium
 
-        assert self._start is not None, "who plays has a start"
-        look = Look(self._perturb, self._start)
+        assert self._look is not None, "who plays has a start"
         view = self._mapping.view(camera)
-        return draw(host, self._mapping, task.name, view, self._size, self._render, look)
+        return draw(host, self._mapping, task.name, view, self._size, self._render, self._look)
 
     def expert(self) -> Expert:
         """A scripted expert for the present episode, from its present state on.

@@ -15,8 +15,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.starts import StartState
+from .. import distractors
 from .. import look as looks
-from ..look import Look
+from ..look import Look, Place
 from ..wording import unknown
 from .frames import Render
 from .host import Host
@@ -86,6 +88,7 @@ class Studio:
             data.site_xpos[number] = host.vector(place, ("x", "y", "z"), f"markers.{site}")
         with looks.changed(look, model, data, self._surface):
             self._renderer.update_scene(data, self._camera(view, where, look))
+            distractors.add(self._renderer.scene, look.places)
             return np.array(self._renderer.render(), dtype=np.uint8)
 
     def _camera(self, view: View, where: str, look: Look) -> str | mujoco.MjvCamera:
@@ -104,6 +107,37 @@ class Studio:
             camera.azimuth += np.degrees(turn[1])
             camera.elevation += np.degrees(turn[0])
         return camera
+
+
+def free_places(
+    host: Host, mapping: Mapping, start: StartState, way: NDArray[np.float64]
+) -> tuple[Place, ...]:
+    """Where distractors stand in the episode that has just begun, in view of the mapping's first camera.
+
+    Raises:
+        ValueError: if there is no room for them.
+    """
+    model, theirs = host.simulator()
+    data = mujoco.MjData(model)
+    state = np.empty(mujoco.mj_stateSize(model, _STATE), np.float64)
+    mujoco.mj_getState(model, theirs, state, _STATE)
+    mujoco.mj_setState(model, data, state, _STATE)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)
+    view = mapping.views[0]
+    eye = _free_eye(model, view) if view.kind == "free" else distractors.eye(model, data, view.source)
+    scene = distractors.MujocoScene(model, data, looks.surface(model, mapping.surface))
+    return distractors.find_places(start, scene, eye, way)
+
+
+def _free_eye(model: mujoco.MjModel, view: View) -> distractors.Eye:
+    azimuth, elevation = np.radians(view.place[1:3])
+    right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+    ahead = np.array([*(np.cos(elevation) * np.array([-right[1], right[0]])), np.sin(elevation)])
+    axes = np.stack([right, np.cross(right, ahead), -ahead], 1)
+    position = np.array(view.place[3:]) - view.place[0] * ahead
+    return distractors.Eye(position, axes, np.radians(float(model.vis.global_.fovy)))
 
 
 def _open_renderer(model: mujoco.MjModel, size: int, render: Render) -> mujoco.Renderer:

@@ -59,17 +59,20 @@ def control_mode(suite: str) -> str:
 def perturbations(suite: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The kinds of `sim.perturb` that a suite's pictures know, and why there are no others."""
     mapping = load(suite)
-    missing = {"robot": "an environment is reset by its seed, which also says where the robot starts"}
+    missing = {
+        "robot": "an environment is reset by its seed, which also says where the robot starts",
+        "layout": "an environment is reset by its seed, which also says where things stand",
+    }
     if not any(task.heldout_phrases for task in mapping.tasks.values()):
         missing["paraphrase"] = "the mapping gives no heldout_phrases"
-    kinds = ("camera", "light", "background", "texture")
+    kinds = ("camera", "light", "background", "distractors", "texture")
     if not all(view.kind in ("mujoco", "free") for view in mapping.views):
         return (), {**dict.fromkeys(kinds, "the environment draws its pictures itself"), **missing}
     if not mapping.surface:
         why = "the mapping names no surface"
         return kinds[:2], {**dict.fromkeys(kinds[2:], why), **missing}
     if not mapping.surface_textured:
-        return kinds[:3], {"texture": "what things stand on has no texture there", **missing}
+        return kinds[:4], {"texture": "what things stand on has no texture there", **missing}
     return kinds, missing
 
 

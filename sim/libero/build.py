@@ -81,7 +81,7 @@ def build(task: Task) -> Stage:
         if error.filename is None:
             raise
         raise FileNotFoundError(assets.lacking([str(error.filename)], where)) from error
-    return Stage(env, lambda env, start, aside: begin(env, task, start, aside), look)
+    return Stage(env, lambda env, start, aside, _: begin(env, task, start, aside), look)
 
 
 STAGES = Stages(build)

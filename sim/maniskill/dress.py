@@ -6,15 +6,20 @@ shared with what SAPIEN keeps of its files, so those are replaced.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sapien  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
-from ..look import TILES, Look, matrix
+from ...datasets.starts import StartState
+from .. import distractors
+from ..look import TILES, Array, Look, Place, matrix
 
-_TABLE = "table-workspace"
+_TABLE, _GROUND = "table-workspace", "ground"
+FURNITURE = (_TABLE, _GROUND)
+_LOOKING = "base_camera"
 _TEXELS = 8  # of a tile's edge: a texture is smoothed where it is magnified
 
 
@@ -30,12 +35,73 @@ def dress(env: Any, look: Look) -> None:
             _move(sensor.camera, look, name, rides=sensor.config.mount is not None)
         return
     for scene in env.scene.sub_scenes:
-        if look.kind == "light":
+        if look.kind == "distractors":
+            _set_out(scene, look)
+        elif look.kind == "light":
             _change_light(scene, look)
         elif look.kind in ("background", "texture"):
             for entity in scene.entities:
                 if entity.name.endswith(_TABLE):
                     _cover(entity, look)
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Implements `distractors.Scene`: everything is as large as the box around it.
+
+    Attributes:
+        boxes: (n,2,3) lowest and highest corners, metres.
+        under: which of them is the table.
+    """
+
+    boxes: Array
+    under: int
+
+    def meet(self, origin: Array, direction: Array) -> tuple[Array, bool] | None:
+        along = np.where(np.abs(direction) < 1e-12, 1e-12, direction)
+        sides = np.sort((self.boxes - origin) / along, axis=1)
+        enters, leaves = sides[:, 0].max(1), sides[:, 1].min(1)
+        # A camera may be in the box around a bent arm: that hides nothing.
+        enters = np.where((enters <= leaves) & (enters > 0), enters, np.inf)
+        first = int(np.argmin(enters))
+        return (origin + enters[first] * direction, first == self.under) if enters[first] < np.inf else None
+
+
+def places(env: Any, start: StartState, way: Array) -> tuple[Place, ...]:
+    """Where distractors stand in the episode that has just begun; see `distractors.find_places`."""
+    (scene,) = env.scene.sub_scenes
+    boxes, names = [], []
+    for entity in scene.entities:
+        body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
+        if body is not None:
+            boxes.append(body.compute_global_aabb_tight())
+            names.append(entity.name)
+    (under,) = (number for number, name in enumerate(names) if name.endswith(_TABLE))
+    camera = env.scene.sensors[_LOOKING].camera._render_cameras[0]
+    seen = camera.global_pose.to_transformation_matrix().astype(np.float64)
+    ahead, left, up = seen[:3, 0], seen[:3, 1], seen[:3, 2]
+    view = distractors.Eye(seen[:3, 3], np.stack([-left, up, -ahead], 1), float(camera.fovy))
+    return distractors.find_places(start, _Boxes(np.array(boxes, np.float64), under), view, way)
+
+
+def _set_out(scene: Any, look: Look) -> None:
+    for thing, (x, y, z, turn) in zip(distractors.THINGS, look.places, strict=True):
+        material = sapien.render.RenderMaterial()
+        material.base_color = [*thing.colour, 1.0]
+        material.roughness, material.specular = 1.0, 0.0
+        half = list(thing.half_m)
+        if thing.shape == "box":
+            shape = sapien.render.RenderShapeBox(half, material)
+        else:
+            shape = sapien.render.RenderShapeCylinder(half[0], half[2], material)
+            shape.local_pose = _pose((0.0, 0.0, 0.0), np.array([0.0, np.pi / 2, 0.0]))  # it lies along x
+        body = sapien.render.RenderBodyComponent()
+        body.attach(shape)
+        entity = sapien.Entity()
+        entity.name = "distractor"
+        entity.add_component(body)
+        entity.set_pose(_pose((x, y, z + thing.half_m[2]), np.array([0.0, 0.0, turn])))
+        scene.add_entity(entity)
 
 
 def _move(camera: Any, look: Look, name: str, rides: bool) -> None:

@@ -44,6 +44,7 @@ RENDERS = ("fast", "stock")
 _SNAPSHOT = "regrip maniskill 1"
 _NUM_OBJECTS = 3
 _ROBOT_RAD = 0.1
+_SHIFT_M = (0.04, 0.08)
 _PREPARED: set[str] = set()  # tasks of which this process has built one
 
 PRIVILEGED_NAMES = (
@@ -145,11 +146,20 @@ class ManiSkillEnv:
         aside = None
         if self._perturb == "robot":
             aside = start.generator("perturb", "robot").uniform(-_ROBOT_RAD, _ROBOT_RAD, 7)
-        self._build(task).reset(episode_seed(start), Look(self._perturb, start), aside)
+        shift = self._shift(start) if self._perturb == "layout" else None
+        look = Look(self._perturb, start)
+        self._build(task).reset(episode_seed(start), look, aside, shift, task.objects[:2])
         phrases = task.phrases(self._paraphrase)
         self._start, self._actions, self._over = start, [], False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
         self.max_steps = task.max_steps
+
+    def _shift(self, start: StartState) -> NDArray[np.float64]:
+        """(2,) metres by which all that is on the table is moved."""
+        draw = start.generator("perturb", "layout")
+        far, heading = draw.uniform(*_SHIFT_M), draw.uniform(-np.pi, np.pi)
+        moved: NDArray[np.float64] = far * np.array([np.cos(heading), np.sin(heading)])
+        return moved
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step (50 ms); `action` (A,) is clipped to the spec's limits.

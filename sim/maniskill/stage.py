@@ -6,6 +6,7 @@ earlier episodes is left: of 9 repeated episodes of PlugCharger 8 differed, of P
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 from typing import Any, Literal
@@ -15,11 +16,12 @@ import mani_skill.envs  # pyright: ignore[reportMissingImports] # noqa: F401 - r
 import numpy as np
 import sapien  # pyright: ignore[reportMissingImports]
 import torch
+from mani_skill.utils.structs import Pose  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 from ..explosion import exploded
 from ..look import Look
-from .dress import dress
+from .dress import FURNITURE, dress, places
 from .meshes import lighten
 
 Render = Literal["fast", "stock"]
@@ -80,13 +82,22 @@ class Stage:
             ) from error
         self.env: Any = env.unwrapped
 
-    def reset(self, seed: int, look: Look, aside: NDArray[np.float64] | None = None) -> None:
+    def reset(
+        self,
+        seed: int,
+        look: Look,
+        aside: NDArray[np.float64] | None = None,
+        shift: NDArray[np.float64] | None = None,
+        way: tuple[str, ...] = (),
+    ) -> None:
         """Begin the package's episode of this seed; it depends on nothing that was played before.
 
         Args:
             seed: of the package.
             look: how its pictures shall differ from the package's.
             aside: (7,) rad from where the arm's joints would start.
+            shift: (2,) metres by which everything that the package has placed is moved over the table.
+            way: actors between which, and the hand, no distractor stands.
         """
         self.env.reset(seed=seed, options={"reconfigure": True})
         if aside is not None:
@@ -94,10 +105,22 @@ class Stage:
             joints[0, :7] += torch.as_tensor(aside, dtype=joints.dtype)
             self.env.agent.robot.set_qpos(joints)
             self.env.agent.controller.reset()  # its targets are where the arm is
+        if shift is not None:
+            self._shift(shift)
+        if look.kind == "distractors":
+            points = np.concatenate([self.tcp()[None, :3], self.poses(way)[:, :3]]).astype(np.float64)
+            look = dataclasses.replace(look, places=places(self.env, look.start, points))
         dress(self.env, look)
         if self._fast:
             for scene in self.env.scene.sub_scenes:
                 lighten(scene)
+
+    def _shift(self, shift: NDArray[np.float64]) -> None:
+        for name, actor in self.env.scene.state_dict_registry.actors.items():
+            if name not in FURNITURE:
+                pose = actor.pose.raw_pose.clone()
+                pose[:, :2] += torch.as_tensor(shift, dtype=pose.dtype)
+                actor.set_pose(Pose.create(pose))
 
     def step(self, action: NDArray[np.float32]) -> bool:
         """One control step with an action in the package's units; True when the package says success."""

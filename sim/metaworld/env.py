@@ -26,9 +26,9 @@ from ...datasets.starts import StartState
 from .. import perturb as perturbations
 from ..compatibility import METAWORLD
 from ..env import EnvStep
-from ..look import Look
+from ..look import Look, Place
 from ..wording import PARAPHRASES, Paraphrase, unknown
-from .tasks import Task, draw_layout, load
+from .tasks import Task, draw_layout, draw_wider_layout, load
 
 if TYPE_CHECKING:
     from .stage import Stage
@@ -42,6 +42,7 @@ _STEP_MAX_M = 0.01  # how far one of the package's steps moves the set-point at 
 _OPENING_MAX_M = 0.1
 _HAND_LOW_M, _HAND_HIGH_M = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
 _ROBOT_M = 0.05
+_ATTEMPTS, _PRESSED_M = 50, 0.001
 _SNAPSHOT = "regrip metaworld 1"
 
 PRIVILEGED_NAMES = (
@@ -143,8 +144,11 @@ class MetaWorldEnv:
             raise ValueError(unknown(f"task of suite {self._suite!r}", start.task_name, list(self._tasks)))
         task = self._tasks[start.task_name]
         stage = self._take_stage(task)
-        stage.reset(draw_layout(start, *stage.reset_space), self._hand_aside(start))
-        self._look = Look(self._perturb, start)
+        if self._perturb == "layout":
+            self._place_wider(stage, start)
+        else:
+            stage.reset(draw_layout(start, *stage.reset_space), self._hand_aside(start))
+        self._look = Look(self._perturb, start, self._distractors(start))
         phrases = task.phrases(self._paraphrase)
         self._steps, self._over = 0, False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
@@ -154,6 +158,20 @@ class MetaWorldEnv:
         if self._perturb != "robot":
             return None
         return start.generator("perturb", "robot").uniform(-_ROBOT_M, _ROBOT_M, 3)
+
+    def _place_wider(self, stage: Stage, start: StartState) -> None:
+        """Begin with a layout in which nothing is pressed into another thing more than the package does."""
+        for attempt in range(_ATTEMPTS):
+            stage.reset(draw_wider_layout(start, *stage.reset_space, attempt))
+            if stage.depth <= stage.usual_depth + _PRESSED_M:
+                return
+
+    def _distractors(self, start: StartState) -> tuple[Place, ...]:
+        if self._perturb != "distractors":
+            return ()
+        known = self.privileged().astype(np.float64)
+        hand, thing, goal = known[3:6], known[7:10], known[14:17]
+        return self._on_stage().free_places(start, CAMERAS[0], np.stack((hand, thing, goal)))
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step (25 ms); `action` (4,) is clipped to the spec's limits.

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # pyright: ignore[reportMissingImports]
 from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
 
+from ...datasets.starts import StartState
+from .. import distractors
 from .. import look as looks
 from ..explosion import broke_down
-from ..look import Look
+from ..look import Look, Place
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _FAST = {"offsamples": 0, "shadowsize": 0, "numslices": 10, "numstacks": 6}
@@ -48,6 +50,7 @@ class Stage:
         env: the package's environment, with the goal in its observation (for the expert).
         observation: float64 (39,), the package's last one.
         actor: whose state it holds, or None.
+        usual_depth: `depth` as the package's own episodes begin, of one layout.
     """
 
     def __init__(self, task: str) -> None:
@@ -68,6 +71,7 @@ class Stage:
         self.observation, _ = self.env.reset()
         self._settle()
         self._first = self.save()
+        self.usual_depth = self.depth
 
     @property
     def reset_space(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -99,6 +103,11 @@ class Stage:
         """One of the package's own steps (12.5 ms, action (4,) in [-1, 1]); True when it says success."""
         self.observation, _, _, _, info = self.env.step(action)
         return bool(info["success"])
+
+    @property
+    def depth(self) -> float:
+        """How far two things are pressed into each other at most, metres."""
+        return -min((contact.dist for contact in self.env.data.contact), default=0.0)
 
     @property
     def exploded(self) -> bool:
@@ -134,8 +143,21 @@ class Stage:
         renderer = self._renderers.get((size, fast, tiled)) or self._open_renderer(size, fast, tiled)
         with looks.changed(look, self.env.model, self.env.data, self._surface):
             renderer.update_scene(self.env.data, camera)
+            distractors.add(renderer.scene, () if look is None else look.places)
         frame: NDArray[np.uint8] = renderer.render()
         return frame
+
+    def free_places(self, start: StartState, camera: str, way: NDArray[np.float64]) -> tuple[Place, ...]:
+        """Where distractors stand in the episode that has just begun; see `distractors.find_places`."""
+        model, data = self.env.model, self.env.data
+        view = distractors.eye(model, data, camera)
+        try:
+            scene = distractors.MujocoScene(model, data, self._surface)
+            return distractors.find_places(start, scene, view, way)
+        except ValueError:  # the block of pick-out-of-hole, which has no name, covers the table
+            nameless = [i for i in range(model.ngeom) if not model.body(model.geom_bodyid[i]).name]
+            scene = distractors.MujocoScene(model, data, nameless)
+            return distractors.find_places(start, scene, view, way)
 
     def _open_renderer(self, size: int, fast: bool, tiled: bool) -> mujoco.Renderer:
         model = self.env.model

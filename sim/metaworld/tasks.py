@@ -16,6 +16,8 @@ from ..wording import PARAPHRASES, Paraphrase, unknown
 # Object and goal must be so far apart on the table; the package draws until they are, and would never end on
 # a vector of ours that is too close. (sweep-into measures from the middle of a goal that varies by 1 mm.)
 APART_M = 0.15
+WIDER_M = 0.02
+_WIDER_M = {"bin-picking": 0.0}  # its bin stays, and is used to the edge
 _APART_M = {"box-close": 0.25, "sweep-into": 0.152}
 
 
@@ -469,4 +471,34 @@ def draw_layout(start: StartState, low: ArrayLike, high: ArrayLike) -> NDArray[n
         layout = generator.uniform(lowest, highest)
         layout[widest] = start.lattice(generator, float(lowest[widest]), float(highest[widest]))
         if len(layout) < 6 or np.linalg.norm(layout[:2] - layout[3:5]) >= apart:
+            return layout
+
+
+def draw_wider_layout(
+    start: StartState, low: ArrayLike, high: ArrayLike, attempt: int = 0
+) -> NDArray[np.float64]:
+    """The same from a box that is 2 cm wider on each side, with the object outside the package's.
+
+    The coordinate that tells the splits apart is the same as in `draw_layout`. In `bin-picking`, whose bin
+    stays where it is, it is another draw from the package's box.
+
+    Args:
+        start: names the episode.
+        low: (3,) or (6,), see `draw_layout`.
+        high: the same.
+        attempt: another number, another layout.
+    """
+    lowest, highest = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    margin = _WIDER_M.get(start.task_name, WIDER_M)
+    wider = np.tile([margin, margin, 0.0], len(lowest) // 3)
+    widest = int(np.argmax(highest - lowest))
+    apart = _APART_M.get(start.task_name, APART_M)
+    generator = start.generator("perturb", "layout", attempt)
+    while True:
+        layout: NDArray[np.float64] = generator.uniform(lowest - wider, highest + wider)
+        layout[widest] = start.lattice(
+            generator, float((lowest - wider)[widest]), float((highest + wider)[widest])
+        )
+        outside = margin == 0 or not ((lowest <= layout) & (layout <= highest))[:2].all()
+        if outside and (len(layout) < 6 or np.linalg.norm(layout[:2] - layout[3:5]) >= apart):
             return layout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from .tasks import Task
 # What building a task draws (the size of Lift's cube: half an edge is 20 to 22 mm) is the same everywhere.
 _BUILDING_SEED = 0
 _CONTROL_RATE_HZ = 20
+WIDER_M = 0.05
 
 
 def build(task: Task) -> Stage:
@@ -32,22 +35,28 @@ def build(task: Task) -> Stage:
         hard_reset=False,
         seed=_BUILDING_SEED,
     )
-    return Stage(env, lambda env, start, aside: begin(env, task, start, aside), lambda env: look(env, task))
+    return Stage(
+        env,
+        lambda env, start, aside, wide: begin(env, task, start, aside, wide),
+        lambda env: look(env, task),
+    )
 
 
 STAGES = Stages(build)
 
 
-def begin(env: Any, task: Task, start: StartState, aside: NDArray[np.float64] | None) -> None:
+def begin(env: Any, task: Task, start: StartState, aside: NDArray[np.float64] | None, wide: bool) -> None:
     """The package's own reset, its generator keyed by the start; one x moved to the split's lattice.
 
-    The package adds its own noise (0.02 rad) to where the arm's joints start, wherever that is.
+    The package adds its own noise (0.02 rad) to where the arm's joints start, wherever that is. With `wide`
+    its placement sampler draws from ranges that are `WIDER_M` wider on each side.
     """
     if aside is not None:
         env.robots[0].init_qpos = env.robots[0].init_qpos + aside
     seed = int(start.generator("reset").integers(2**63))
     env.rng.bit_generator.state = np.random.PCG64(seed).state  # placement samplers hold this very generator
-    env.reset()
+    with _widened(env.placement_initializer) if wide else contextlib.nullcontext():
+        env.reset()
     model, data = env.sim.model, env.sim.data
     body = model.body_name2id(_moving_body(task))
     joint = model.body_jntadr[body]
@@ -57,6 +66,16 @@ def begin(env: Any, task: Task, start: StartState, aside: NDArray[np.float64] | 
     else:
         model.body_pos[body, 0] = shift_to_lattice(float(model.body_pos[body, 0]), start)
     env.sim.forward()
+
+
+@contextlib.contextmanager
+def _widened(sampler: Any) -> Iterator[None]:
+    before = sampler.x_range, sampler.y_range
+    sampler.x_range, sampler.y_range = ([low - WIDER_M, high + WIDER_M] for low, high in before)
+    try:
+        yield
+    finally:
+        sampler.x_range, sampler.y_range = before
 
 
 def look(env: Any, task: Task) -> Things:

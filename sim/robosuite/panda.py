@@ -17,7 +17,7 @@ from ...datasets.spec import Axis, Camera, RobotSpec
 from ...datasets.starts import StartState
 from .. import perturb as perturbations
 from ..env import EnvStep
-from ..look import Look
+from ..look import Look, Place
 from ..wording import PARAPHRASES, Paraphrase, unknown
 from .tasks import Task
 
@@ -115,8 +115,8 @@ class PandaEnv:
         if start.task_name not in self._tasks:
             raise ValueError(unknown(f"task of suite {self._suite!r}", start.task_name, list(self._tasks)))
         task = self._tasks[start.task_name]
-        self._take_stage(task).reset(start, self._aside(start))
-        self._look = Look(self._perturb, start)
+        self._take_stage(task).reset(start, self._aside(start), wide=self._perturb == "layout")
+        self._look = Look(self._perturb, start, self._distractors(start))
         phrases = task.phrases(self._paraphrase)
         self._steps, self._over = 0, False
         self.instruction = phrases[int(start.generator("phrase").integers(len(phrases)))]
@@ -126,6 +126,13 @@ class PandaEnv:
         if self._perturb != "robot":
             return None
         return start.generator("perturb", "robot").uniform(-_ROBOT_RAD, _ROBOT_RAD, 7)
+
+    def _distractors(self, start: StartState) -> tuple[Place, ...]:
+        if self._perturb != "distractors":
+            return ()
+        stage = self._on_stage()
+        things = stage.things()
+        return stage.free_places(start, np.stack((stage.proprioception()[:3], things.position, things.goal)))
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Execute one control step (50 ms); `action` (7,) is clipped to the spec's limits.

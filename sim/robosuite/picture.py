@@ -9,8 +9,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.starts import StartState
+from .. import distractors
 from .. import look as looks
-from ..look import Look
+from ..look import Look, Place
 
 Profile = Literal["fast", "stock"]
 # Some scenes have a table (or bins), some only a floor.
@@ -46,10 +48,11 @@ class Pictures:
             RenderError: if there is no OpenGL.
         """
         tiled = look is not None and look.kind == "texture"
+        places = () if look is None else look.places
         take = self._take_stock if profile == "stock" else self._take_fast
         try:
             with looks.changed(look, self._sim.model._model, self._sim.data._data, self._surface):
-                return take(camera, size, tiled)
+                return take(camera, size, tiled, places)
         # What is missing decides which of these PyOpenGL and mujoco raise.
         except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise RenderError(
@@ -59,9 +62,10 @@ class Pictures:
                 "Then `regrip doctor` checks it."
             ) from error
 
-    def _take_fast(self, camera: str, size: int, tiled: bool) -> NDArray[np.uint8]:
+    def _take_fast(self, camera: str, size: int, tiled: bool, places: tuple[Place, ...]) -> NDArray[np.uint8]:
         renderer = self._fast.get((size, tiled)) or self._open_fast(size, tiled)
         renderer.update_scene(self._sim.data._data, camera, _visual_geometry(mujoco.MjvOption()))
+        distractors.add(renderer.scene, places)
         frame: NDArray[np.uint8] = renderer.render()
         return frame
 
@@ -88,7 +92,9 @@ class Pictures:
         self._fast[size, tiled] = renderer
         return renderer
 
-    def _take_stock(self, camera: str, size: int, tiled: bool) -> NDArray[np.uint8]:
+    def _take_stock(
+        self, camera: str, size: int, tiled: bool, places: tuple[Place, ...]
+    ) -> NDArray[np.uint8]:
         if self._stock is None:
             from robosuite.utils.binding_utils import (  # pyright: ignore[reportMissingImports]
                 MjRenderContextOffscreen,
@@ -105,7 +111,22 @@ class Pictures:
             looks.tile(self._sim.model._model, self._stock.con, self._surface, tiled)
             self._stock_tiled = tiled
         frame: NDArray[np.uint8] = self._sim.render(width=size, height=size, camera_name=camera)
+        if places:  # into the scene that was just drawn, which is then drawn again
+            distractors.add(self._stock.scn, places)
+            mujoco.mjr_render(mujoco.MjrRect(0, 0, size, size), self._stock.scn, self._stock.con)
+            frame = self._stock.read_pixels(size, size)
         return np.ascontiguousarray(frame[::-1])
+
+    def free_places(self, start: StartState, camera: str, way: NDArray[np.float64]) -> tuple[Place, ...]:
+        """Where distractors stand in the episode that has just begun; see `distractors.find_places`."""
+        model, data = self._sim.model._model, self._sim.data._data
+        view = distractors.eye(model, data, camera)
+        try:
+            scene = distractors.MujocoScene(model, data, self._surface)
+            return distractors.find_places(start, scene, view, way)
+        except ValueError:  # before the door hardly any of the table is in view
+            scene = distractors.MujocoScene(model, data, looks.surface(model, ("floor",)))
+            return distractors.find_places(start, scene, view, way)
 
     def close(self) -> None:
         for renderer in self._fast.values():

@@ -18,7 +18,7 @@ from robosuite.utils import transform_utils  # pyright: ignore[reportMissingImpo
 
 from ...datasets.starts import LATTICE_M, LATTICE_MODULUS, StartState
 from ..explosion import broke_down
-from ..look import Look
+from ..look import Look, Place
 from .picture import Pictures, Profile
 from .state import Memory
 from .tasks import Task
@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 
 # A process keeps so many built tasks, a suite of LIBERO; each of those takes 0.3 to 0.6 GB.
 MOST_STAGES = 10
+_LOOKING = "agentview"  # the camera that sees the distractors; 1.5 and 1.4 both have it
 
 
 class Actor(Protocol):
@@ -55,14 +56,17 @@ class Stage:
     """
 
     def __init__(
-        self, env: Any, begin: Callable[[Any, StartState, Array | None], None], look: Callable[[Any], Things]
+        self,
+        env: Any,
+        begin: Callable[[Any, StartState, Array | None, bool], None],
+        look: Callable[[Any], Things],
     ) -> None:
         """Take a package's environment, just built.
 
         Args:
             env: built alike in every process.
-            begin: resets it to a start, the arm's joints moved by some (7,) rad; what it draws, it draws from
-                the start.
+            begin: resets it to a start, the arm's joints moved by some (7,) rad, the objects in their usual
+                places or in wider ones; what it draws, it draws from the start.
             look: where the things of the task are.
         """
         self.env = env
@@ -80,10 +84,16 @@ class Stage:
             self.actor.leave()
         self.actor = actor
 
-    def reset(self, start: StartState, aside: Array | None = None) -> None:
-        """Begin an episode, the arm's joints moved by `aside` (7,) rad; it depends on nothing before."""
+    def reset(self, start: StartState, aside: Array | None = None, wide: bool = False) -> None:
+        """Begin an episode; it depends on nothing before.
+
+        Args:
+            start: names it.
+            aside: (7,) rad by which the arm's joints are moved.
+            wide: the objects may stand farther out than the package puts them.
+        """
         self._memory.load(self._first)
-        self._begin(self.env, start, aside)
+        self._begin(self.env, start, aside, wide)
 
     def step(self, action: NDArray[np.float64]) -> bool:
         """One control step, action (7,) in [-1, 1]; True when the package says success."""
@@ -113,6 +123,10 @@ class Stage:
     def render(self, camera: str, size: int, profile: Profile, look: Look | None) -> NDArray[np.uint8]:
         """One upright frame (size,size,3)."""
         return self._pictures.take(camera, size, profile, look)
+
+    def free_places(self, start: StartState, way: Array) -> tuple[Place, ...]:
+        """Where distractors stand in the episode that has just begun, beside the line through `way` (n,3)."""
+        return self._pictures.free_places(start, _LOOKING, way)
 
     def save(self) -> bytes:
         return self._memory.save()

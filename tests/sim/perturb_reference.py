@@ -41,6 +41,7 @@ for kind in perturb.of_simulator(order["simulator"], order["suite"]).known:
     env = factory(**kwargs, perturb=kind)
     before, after = first_picture(plain, starts[0]), first_picture(env, starts[0])
     aside = float(np.abs(env.state() - plain.state()).max())
+    begun = env.privileged(), plain.privileged()
     again = first_picture(env, starts[0])
     other = difference(first_picture(env, starts[1]), first_picture(plain, starts[1]))
     env.reset(starts[0])
@@ -65,6 +66,7 @@ for kind in perturb.of_simulator(order["simulator"], order["suite"]).known:
         "other_start": other,
         "aside": aside,
         "repeats": bool((again == after).all()),
+        "moved": float(np.abs(begun[0] - begun[1]).max()),
         "same_states": bool(outcomes[0] == outcomes[1] and (states[0] == states[1]).all()),
         "snapshot": bool((second.render(camera) == late).all()),
         "plain_untouched": bool((first_picture(plain, starts[0]) == before).all()),

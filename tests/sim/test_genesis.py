@@ -25,6 +25,7 @@ from regrip.sim.demonstrate import demonstrate
 from regrip.sim.genesis.env import GenesisEnv
 from regrip.sim.genesis.memory import live_arrays
 from regrip.sim.genesis.physics import Variation
+from regrip.sim.perturb import add_noise, name_of, with_perturbation
 from regrip.sim.tabletop.env import TabletopEnv
 from regrip.sim.tabletop.tasks import task_names
 
@@ -320,3 +321,44 @@ def test_varied_physics_comes_back_with_a_snapshot() -> None:
         env.receive([0, 1, 2])
         result = play(env, [2, 0, 1], chunks_of(starts, 0))
     assert [answer(result, row) for row in range(3)] == [answer(expected, row) for row in range(3)]
+
+
+@needs_genesis
+def test_a_moved_camera_is_each_episodes_own_and_physics_do_not_see_it(env: GenesisEnv) -> None:
+    plain = begin(env, [0, 1, 2], [LIFT, PUSH, LIFT])
+    with GenesisEnv("demo", num_slots=4, chunk_size=H, image_size=SIZE, perturb="camera") as moved:
+        changed = begin(moved, [0, 1, 2], [LIFT, PUSH, LIFT])
+        for name, frames in changed.observation.images.items():
+            off = np.abs(frames.astype(int) - plain.observation.images[name]).mean((1, 2, 3))
+            assert (off > 1).all(), (name, off)
+            np.testing.assert_array_equal(frames[0], frames[2])  # the start says how
+        np.testing.assert_array_equal(changed.observation.state, plain.observation.state)
+        chunk = chunks_of([PUSH], 0)
+        late = play(moved, [1], chunk)
+        np.testing.assert_array_equal(late.observation.state, play(env, [1], chunk).observation.state)
+        saved = moved.snapshot([1])
+        moved.restore([0], saved)
+        assert answer(moved.receive([0]), 0)[: SIZE**2 * 6] == answer(late, 0)[: SIZE**2 * 6]
+
+
+@needs_genesis
+def test_noise_and_words_are_those_of_the_tabletop(env: GenesisEnv) -> None:
+    plain = begin(env, [0, 1], [LIFT, PUSH])
+    for kind in ("noise", "silent", "wrong"):
+        _, kwargs = environments.factory(EnvConfig(perturb=kind))
+        reference = with_perturbation(**kwargs)
+        reference.reset(PUSH)
+        with environments.open_pool(EnvConfig(name="genesis", slots=4, perturb=kind), H) as changed:
+            assert isinstance(changed, GenesisEnv)
+            changed.reset([0, 1], [LIFT, PUSH])
+            seen = changed.receive([0, 1]).observation
+            assert seen.instruction[1] == reference.instruction
+            assert (seen.instruction != plain.observation.instruction) == (kind != "noise")
+            for name, frames in seen.images.items():
+                true = plain.observation.images[name]
+                if kind != "noise":
+                    np.testing.assert_array_equal(frames, true)
+                    continue
+                for picture, clean, start in zip(frames, true, (LIFT, PUSH), strict=True):
+                    np.testing.assert_array_equal(picture, add_noise(clean, name_of(start), name, 0))
+        reference.close()

@@ -145,6 +145,30 @@ def test_object_and_goal_are_drawn_as_far_apart_as_the_package_wants() -> None:
         assert np.linalg.norm(layout[:2] - layout[3:5]) >= tasks.APART_M
 
 
+def test_a_wider_layout_is_one_the_package_never_draws_and_keeps_to_its_split() -> None:
+    for start, (low, high) in RESET_SPACE.items():
+        lowest, highest = np.array(low), np.array(high)
+        margin = np.tile([0.02, 0.02, 0.0], len(low) // 3)
+        for split in ("train", "select", "test"):
+            for index in range(100):
+                named = StartState(start.task, split, index)
+                layout = tasks.draw_wider_layout(named, low, high)
+                assert split_of_lattice(float(layout[0])) == split
+                assert (layout >= lowest - margin - 1e-12).all()
+                assert (layout <= highest + margin + 1e-12).all()
+                inside = (lowest <= layout) & (layout <= highest)
+                assert not inside[:2].all()
+                assert (layout != tasks.draw_wider_layout(named, low, high, attempt=1)).any()
+
+
+def test_a_bin_that_stays_holds_its_object_in_a_wider_layout_too() -> None:
+    low, high = (-0.21, 0.65, 0.02, 0.1199, 0.699, -0.001), (-0.03, 0.75, 0.02, 0.1201, 0.701, 0.001)
+    for index in range(50):
+        layout = tasks.draw_wider_layout(StartState("mt50/bin-picking", "test", index), low, high)
+        assert (layout[:2] >= low[:2]).all()
+        assert (layout[:2] <= high[:2]).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
