@@ -20,7 +20,7 @@ from .dynamics import Batch
 from .encoder import FrozenEncoder
 from .model import WorldModel, words_of
 from .patches import Patches
-from .tokenizer import scaled
+from .tokenizer import Tokenizer, scaled
 from .video import VideoDynamics
 from .views import ViewDynamics
 
