@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regrip.datasets.protocols import VectorEnv
 from regrip.datasets.spec import RobotSpec
+from regrip.launch.world_cameras import calibration
 from regrip.sim.pool import WorkerPool
 from regrip.sim.tabletop.env import make
 from regrip.sim.tabletop.tasks import task_names
@@ -41,7 +42,7 @@ from regrip.sim.world.model import Calibration, WorldModel
 from regrip.sim.world.starts import Starts
 
 SIZE, SUITE = 64, "demo"
-KINDS = ("video", "rssm")
+KINDS = ("video", "views", "rssm")
 WORDS = ["put", "the", "red", "block", "on", "plate"]
 # Dense bfloat16, teraflops, by the makers' data sheets.
 PEAK = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
@@ -49,7 +50,8 @@ PEAK = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.
 
 def made(kind: Any, spec: RobotSpec, device: str) -> WorldModel:
     torch.manual_seed(0)
-    model = WorldModel(WorldConfig(kind=kind, chunk=CHUNK), spec, WORDS).to(device).eval()
+    cameras = calibration(SUITE) if kind == "views" else None
+    model = WorldModel(WorldConfig(kind=kind, chunk=CHUNK), spec, WORDS, cameras).to(device).eval()
     model.calibration = Calibration(doubt=1.0, horizon=12, threshold=1.0)
     return model
 
@@ -93,7 +95,8 @@ def beginnings(spec: RobotSpec) -> Starts:
     return Starts(
         pictures=np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
         state=np.zeros((1, spec.state_dim), np.float32),
-        task=np.zeros(1, np.int64), decision=np.zeros(1, np.int64), split=np.zeros(1, np.int64),
+        task=np.zeros(1, np.int64), decision=np.zeros(1, np.int64), origin=np.zeros(1, np.int64),
+        split=np.zeros(1, np.int64),
         tasks=("demo/benchmark",), instructions=(" ".join(WORDS),), limits=(12,),
     )  # fmt: skip
 
@@ -159,6 +162,9 @@ def window(model: WorldModel, rows: int, length: int) -> Batch:
     return Batch(
         tokens=tokens,
         state=torch.randn(rows, length + 1, spec.state_dim, device=device),
+        before=torch.randn(rows, length, spec.state_dim, device=device),
+        origin=tokens[:, 0],
+        began=torch.randn(rows, spec.state_dim, device=device),
         action=torch.randn(rows, length, CHUNK, spec.action_dim, device=device),
         words=model.words([" ".join(WORDS)] * rows),
         success=torch.zeros(rows, length, device=device),

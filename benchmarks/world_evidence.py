@@ -32,6 +32,7 @@ from regrip.launch.evaluate import eval_starts, evaluate
 from regrip.launch.experiment import TrainConfig
 from regrip.launch.run_directory import RunDirectory
 from regrip.launch.train import begin, train
+from regrip.launch.world_cameras import calibration
 
 # The first and the last are the comparison. Then what the papers leave out; then other algorithms, of which
 # `preference` compares chunks imagined at recorded frames; then a quarter of the simulator's episodes, and
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--anchor", type=float, default=0.3)
     parser.add_argument("--episodes-per-task", type=int, default=60)
     parser.add_argument("--demonstrations-per-task", type=int, default=15)
+    parser.add_argument("--kind", choices=("views", "video"), default="views")
     parser.add_argument("--out", type=Path, default=Path("runs/world"))
     arguments = parser.parse_args()
     out = arguments.out
@@ -65,11 +67,16 @@ def main() -> None:
     once(out / "demonstrations", "data", "record", "demo", "-n", shown, "--first", "100",
          "--action-noise", "0.3", "--failures", "--workers", "1")  # fmt: skip
     sets = [out / name for name in ("play", "demonstrations", "wild", "wilder")]
-    once(out / "model", "world", "fit", *map(str, sets))
+    fitted = ["--kind", arguments.kind]
+    if arguments.kind == "views":
+        cameras = out / "cameras.json"
+        cameras.write_text(json.dumps(calibration("demo").to_json()))
+        fitted += ["--cameras", str(cameras)]
+    once(out / "model", "world", "fit", *map(str, sets), *fitted)
     if "no-exploration" in arguments.arms:
         once(out / "greedy", "data", "record", "demo", "--policy", "demo", "--mode", "sampled",
              "--every-frame", "--noise-level", "0", "-n", each, "--workers", "1")  # fmt: skip
-        once(out / "model-greedy", "world", "fit", str(out / "greedy"))
+        once(out / "model-greedy", "world", "fit", str(out / "greedy"), *fitted)
     real = sum(map(count, sets))
     results = out / "results.json"
     table: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []

@@ -17,6 +17,7 @@ _PHASES = {
     "eyes": "learning to see",
     "looking": "looking at all frames",
     "body": "learning the robot's own picture",
+    "reflector": "learning what success looks like",
     "world": "learning the world",
     "rewarded": "learning to obey",
     "inverse": "learning to read commands",

@@ -13,6 +13,7 @@ import tyro
 
 from ..datasets.starts import refuse_test
 from ..sim.world.calibrate import calibrate
+from ..sim.world.cameras import Cameras
 from ..sim.world.checks import imagine
 from ..sim.world.config import WorldConfig
 from ..sim.world.files import ABOUT, load_world, save_world
@@ -40,6 +41,7 @@ class Options:
         out: the folder; it must not hold a model yet.
         begin: folder of a model to go on from, now that there are more episodes; of the same sizes.
             `tokenizer_steps` 0 keeps its eyes as they are.
+        cameras: JSON with the cameras' poses, which kind ``views`` draws by: see `regrip world cameras`.
         device: ``cpu`` or ``cuda``.
         threads: of torch on a CPU.
         referee_steps: optimiser steps of each of the two small networks that `regrip world check` judges by.
@@ -49,6 +51,7 @@ class Options:
     data: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
     begin: Path | None = None
+    cameras: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     referee_steps: int = 1000
@@ -66,12 +69,13 @@ def main(args: Sequence[str]) -> int:
     began = time.monotonic()
     prepare(options.out, options.device, options.threads)
     config = options.config
+    cameras = Cameras.read(options.cameras) if options.cameras else None
     with Bars() as bars:
         clips = read(options.data, config.chunk, bars)
         refuse_test([start for start in starts_named(clips.start) if start], "regrip world fit")
         about = card_of(clips, config)
         begin = None if options.begin is None else load_world(options.begin)[0]
-        model = fit(clips, config, options.device, bars, begin)
+        model = fit(clips, config, options.device, bars, begin, cameras)
         tokens = encode(model, clips, bars)
         model.calibration = calibrate(model, clips, tokens)
         train, held = split(clips, config)

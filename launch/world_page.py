@@ -157,7 +157,7 @@ def films(folder: Path, model: WorldModel, seen: Seen, most: int) -> list[dict[s
                 "policy": seen.clips.policy[row],
                 "success": bool(seen.clips.success[row]),
                 "chance": float(chance[row]),
-                "said": bool(chance[row] > model.calibration.threshold),
+                "said": bool(chance[row] > model.calibration.needed(seen.clips.task[row])),
                 "strip": strip(real, dreamt),
                 "video": f"data:video/mp4;base64,{data}",
                 "name": file.name,

@@ -141,6 +141,7 @@ def from_recordings(
         state=clips.state[frames],
         task=np.array([names.index(task) for task in tasks]),
         decision=np.zeros(len(rows), np.int64),
+        origin=np.arange(len(rows)),
         split=np.ones(len(rows), np.int64),  # select
         tasks=names,
         instructions=tuple(instruction[task] for task in names),

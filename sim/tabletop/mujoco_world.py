@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -231,6 +233,9 @@ class MujocoWorld:
         key = (self.scene.mjcf, self._image_size, self._fast)
         if (shared := _renderers.get(key)) is not None:
             return shared
+        # Triton, which torch loads late, brings an LLVM that must be there before the software renderer's.
+        if "torch" in sys.modules and importlib.util.find_spec("triton") is not None:
+            importlib.import_module("triton")
         try:
             model = self.model if self._fast else _with_default_quality(self.model)
             renderer = mujoco.Renderer(model, self._image_size, self._image_size)

@@ -17,6 +17,9 @@ from .model import Calibration, WorldModel
 _ROWS = 64
 
 
+_FEW = 2  # successes, and failures, that a threshold is taken from at least
+
+
 @dataclass(frozen=True)
 class OpenLoop:
     """Recorded actions played in the model, from the first frame of B episodes.
@@ -54,7 +57,7 @@ def play(
     for first in range(0, len(frames), _ROWS):
         piece = _rows(windows, slice(first, first + _ROWS))
         batch = batch_of(model, clips, tokens, piece)
-        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began)
         steps = []
         for decision in range(piece.frame.shape[1]):
             memory, step = model.step(memory, batch.action[:, decision], batch.words)
@@ -85,7 +88,8 @@ def calibrate(model: WorldModel, clips: Clips, tokens: Tensor) -> Calibration:
     The temperature minimises the reflector's log loss over imagined decisions. The threshold makes as many
     imagined episodes succeed as real ones did with the same actions; of those that do equally well the
     highest, since the harm of a success that is none is greater. With fewer than two successes or failures
-    among the held-out episodes the threshold stays 0.5.
+    among the held-out episodes the threshold stays 0.5. An instruction with
+    so many of its own has its own threshold: what is easily seen of one task is hard to see of another.
     """
     _, held = split(clips, model.config)
     played = play(model, clips, tokens, clips.beginnings(held))
@@ -95,18 +99,26 @@ def calibrate(model: WorldModel, clips: Clips, tokens: Tensor) -> Calibration:
     temperature = float(scales[int(np.argmin(losses))])
     chance = np.where(there, 1 / (1 + np.exp(-played.logit / temperature)), 0.0)
     real = clips.success[held]
-    threshold = 0.5
-    if min(real.sum(), (~real).sum()) >= 2:
-        best = chance.max(1)
-        levels = np.linspace(0.05, 0.95, 91)
-        off = [abs(int((best > level).sum()) - int(real.sum())) for level in levels]
-        threshold = float(levels[np.flatnonzero(np.array(off) == min(off))[-1]])
+    best, said = chance.max(1), np.array([clips.task[int(episode)] for episode in held])
+    thresholds = {
+        str(text): threshold(best[said == text], real[said == text])
+        for text in sorted(set(said))
+        if min(real[said == text].sum(), (~real[said == text]).sum()) >= _FEW
+    }
     return dataclasses.replace(
         model.calibration,
         temperature=temperature,
-        threshold=threshold,
+        threshold=threshold(best, real) if min(real.sum(), (~real).sum()) >= _FEW else 0.5,
+        thresholds=thresholds,
         doubt=max(float(np.quantile(played.doubt[there], 0.95)), 1e-6),
     )
+
+
+def threshold(best: NDArray[np.floating], real: NDArray[np.bool_]) -> float:
+    """Above which as many of the episodes' best chances (E,) lie as episodes really succeeded."""
+    levels = np.linspace(0.05, 0.95, 91)
+    off = np.array([abs(int((best > level).sum()) - int(real.sum())) for level in levels])
+    return float(levels[np.flatnonzero(off == off.min())[-1]])
 
 
 def _log_loss(logit: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:

@@ -69,7 +69,7 @@ def imagine(model: WorldModel, referees: Referees, clips: Clips, tokens: Tensor)
         linear = referees.linear.play(batch.tokens[:, 0], batch.state[:, 0], batch.action)
         seen.append(linear[0].half().cpu())
         felt.append(model.physical_state(linear[1]))
-        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = model.dynamics.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began)
         logits = []
         for decision in range(batch.action.shape[1]):
             memory = _shown(model, memory, batch.tokens[:, decision], batch.state[:, decision])
@@ -88,7 +88,7 @@ def _shown(model: WorldModel, memory: Any, tokens: Tensor, state: Tensor) -> Any
     """The memory with the real frame in it; a memory that hides its frame begins anew."""
     if {"tokens", "state"} <= {field.name for field in dataclasses.fields(memory)}:
         return dataclasses.replace(memory, tokens=tokens, state=state)
-    return model.dynamics.begin(tokens, state)
+    return model.dynamics.begin(tokens, state, tokens, state)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# A picture that is drawn costs many times what tokens do, and needs fewer steps.
+_USUAL = {
+    "video": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
+    "rssm": {"body_steps": 3000, "steps": 2200, "batch": 48, "window": 3},
+    "views": {"body_steps": 1200, "steps": 1200, "batch": 8, "window": 6},
+}
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -15,8 +22,9 @@ class WorldConfig:
 
     Attributes:
         chunk: H, actions in one step.
-        kind: of dynamics: ``video``, a transformer over all tokens (video.py), or ``rssm``, a recurrent and a
-            stochastic state for the whole scene (rssm.py): many times cheaper, and coarser.
+        kind: of dynamics: ``video``, a transformer over all tokens (video.py); ``views``, which needs the
+            cameras' poses and draws by them (views.py); or ``rssm``, a recurrent and a stochastic state
+            for the whole scene (rssm.py): many times cheaper, and coarser.
         encoder: folder of a V-JEPA 2 that sees in the place of the tokenizer; such a model can score chunks
             but not be played in, see encoder.py. ``""`` for the tokenizer, which is trained.
         encoder_side: tokens in a row and in a column of what that makes of a picture, at most.
@@ -33,7 +41,8 @@ class WorldConfig:
         ensemble: heads that predict the next step; how far they differ is the model's doubt.
         tokenizer_steps: optimiser steps of the tokenizer.
         tokenizer_batch: pictures in one of them (of one camera each).
-        body_steps: optimiser steps of proprioception, and of the robot's own picture, alone.
+        body_steps: optimiser steps of proprioception, and of the robot's own picture, alone; 0 takes the
+            kind's usual number, and so does 0 of `steps`, `batch` and `window`.
         body_batch: decisions in one of them.
         steps: optimiser steps of the dynamics.
         batch: windows in one of them.
@@ -49,7 +58,7 @@ class WorldConfig:
     """
 
     chunk: int = 5
-    kind: Literal["video", "rssm"] = "video"
+    kind: Literal["video", "views", "rssm"] = "video"
     encoder: str = ""
     encoder_side: int = 4
     latent: int = 16
@@ -64,11 +73,11 @@ class WorldConfig:
     ensemble: int = 3
     tokenizer_steps: int = 1500
     tokenizer_batch: int = 32
-    body_steps: int = 3000
+    body_steps: int = 0
     body_batch: int = 256
-    steps: int = 2200
-    batch: int = 48
-    window: int = 3
+    steps: int = 0
+    batch: int = 0
+    window: int = 0
     imagine_from: float = 0.6
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -78,16 +87,22 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, usual in _USUAL.get(self.kind, {}).items():
+            object.__setattr__(self, name, getattr(self, name) or usual)
         for name in (
             "chunk", "latent", "tokenizer_width", "width", "layers", "heads", "context", "ensemble",
             "recurrent", "groups", "classes", "encoder_side",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} of a world model must be at least 1")
-        if self.kind not in ("video", "rssm"):
-            raise ValueError(f"kind {self.kind!r} of a world model's dynamics, expected 'video' or 'rssm'")
+        if self.kind not in ("video", "views", "rssm"):
+            raise ValueError(
+                f"kind {self.kind!r} of a world model's dynamics, expected 'video', 'views' or 'rssm'"
+            )
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        if self.kind == "views" and self.width % 32:
+            raise ValueError(f"width {self.width} of kind 'views' must be a multiple of 32")
         if self.window < self.context:
             raise ValueError(
                 f"window {self.window} is shorter than the context of {self.context}: nothing would teach "

@@ -16,6 +16,9 @@ class Batch:
     Attributes:
         tokens: (B,L+1,C,n,d), what the tokenizer makes of the frames; the last may be missing, see `follows`.
         state: (B,L+1,S).
+        before: (B,L,S), a control step before each decision; the state itself where an episode begins.
+        origin: (B,C,n,d), of the frame with which the episode began.
+        began: (B,S) there.
         action: (B,L,H,A).
         words: int64 (B,W), the instruction; zero is no word.
         success: (B,L), 1 where the episode succeeded within this decision.
@@ -25,6 +28,9 @@ class Batch:
 
     tokens: Tensor
     state: Tensor
+    before: Tensor
+    origin: Tensor
+    began: Tensor
     action: Tensor
     words: Tensor
     success: Tensor
@@ -69,8 +75,12 @@ def put(memory: Any, rows: Tensor, other: Any) -> None:
 class Dynamics(Protocol):
     """Its memory between steps is a frozen dataclass of tensors, batch first, so that rows can be taken."""
 
-    def begin(self, tokens: Tensor, state: Tensor) -> Any:
-        """The memory of imaginations that begin with `tokens` (B,C,n,d) and `state` (B,S)."""
+    def begin(self, tokens: Tensor, state: Tensor, origin: Tensor, began: Tensor) -> Any:
+        """The memory of imaginations that begin with `tokens` (B,C,n,d) and `state` (B,S).
+
+        The episode itself began with `origin` and `began`, of the same shapes: whether a thing was pushed
+        away is said of where it was at first.
+        """
         ...
 
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:

@@ -174,7 +174,10 @@ class WorldEnv:
             [self.starts.row(start, self._anywhere) for start in named if isinstance(start, StartState)]
         )
         filled = _filled(rows)
-        memory = self.model.begin(self.starts.pictures[filled], self.starts.state[filled])
+        held, begun = self.starts, self.starts.origin[filled]
+        memory = self.model.begin(
+            held.pictures[filled], held.state[filled], (held.pictures[begun], held.state[begun])
+        )
         words = self.model.words(self.starts.instructions)
         self._hold(memory, words.shape[1])
         index = torch.tensor(slots, device=self.model.device)
@@ -221,7 +224,7 @@ class WorldEnv:
             one.gone += 1
             lost = bool(doubt[row] > self._limit_of_doubt)
             full = one.gone >= one.limit
-            said = bool(chance[row] > self.model.calibration.threshold)
+            said = bool(chance[row] > self.model.calibration.needed(self.starts.instructions[one.task]))
             one.success = said and not lost and (self._stop or full)
             one.ended = one.success or lost or full
             self.cut_off += lost

@@ -19,13 +19,14 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
 from ...datasets.spec import RobotSpec
+from .cameras import Cameras
 from .config import WorldConfig
 from .model import Calibration, WorldModel
 from .starts import Starts
 
-_FORMAT = "regrip world model 1"
+_FORMAT = "regrip world model 2"
 WEIGHTS, FRAMES, ABOUT = "world.safetensors", "starts.safetensors", "world.json"
-_ARRAYS = ("pictures", "state", "task", "decision", "split")
+_ARRAYS = ("pictures", "state", "task", "decision", "origin", "split")
 
 
 class WorldFileError(ValueError):
@@ -58,6 +59,7 @@ def save_world(folder: Path, model: WorldModel, starts: Starts, card: Mapping[st
         "calibration": dataclasses.asdict(model.calibration),
         "vocabulary": model.vocabulary,
         "robot": model.spec.to_json(),
+        "cameras": model.cameras and model.cameras.to_json(),
         "tasks": starts.tasks,
         "instructions": starts.instructions,
         "limits": starts.limits,
@@ -90,8 +92,12 @@ def load_world(folder: Path, device: str = "cpu") -> tuple[WorldModel, Starts, d
                 f"{folder / name} is damaged: it does not match the hash in {ABOUT}; copy or fit it again"
             )
     try:
+        cameras = about.get("cameras")
         model = WorldModel(
-            WorldConfig(**about["config"]), RobotSpec.from_json(about["robot"]), about["vocabulary"]
+            WorldConfig(**about["config"]),
+            RobotSpec.from_json(about["robot"]),
+            about["vocabulary"],
+            cameras and Cameras.from_json(cameras),
         )
         model.load_state_dict(load(data[WEIGHTS]))
         model.calibration = Calibration(**about["calibration"])

@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...datasets.starts import counter_generator
+from .cameras import Cameras
 from .clips import Clips, Windows
 from .config import WorldConfig
 from .dynamics import Batch
 from .encoder import FrozenEncoder
 from .model import WorldModel, words_of
-from .tokenizer import scaled
+from .patches import Patches
+from .tokenizer import Tokenizer, scaled
 from .video import VideoDynamics
+from .views import ViewDynamics
 
 _SIZES = {
     "chunk", "kind", "latent", "tokenizer_width", "width", "layers", "heads", "context", "recurrent",
@@ -66,6 +69,7 @@ def fit(
     device: str = "cpu",
     note: Note = lambda *_: None,
     begin: WorldModel | None = None,
+    cameras: Cameras | None = None,
 ) -> WorldModel:
     """Train on all episodes but the held-out ones; not yet calibrated.
 
@@ -76,6 +80,7 @@ def fit(
         note: called with (phase, steps done, steps in all, loss).
         begin: a model to go on from, when there are more episodes now: its weights and its units. Episodes
             that were held out then may be trained on now.
+        cameras: where they are, for kind ``views``.
 
     Raises:
         ValueError: if there are too few episodes, or `begin` has other sizes or does not know a word.
@@ -85,7 +90,7 @@ def fit(
     if begin is not None:
         return _go_on(begin, clips, config, device, train, note)
     vocabulary = sorted({word for text in clips.task for word in words_of(text)})
-    model = WorldModel(config, clips.spec, vocabulary).to(device)
+    model = WorldModel(config, clips.spec, vocabulary, cameras).to(device)
     frames = np.flatnonzero(np.isin(clips.episode, train))
     for name, values in (("state", clips.state[frames]), ("action", _actions(clips, train))):
         getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(0)))
@@ -98,7 +103,7 @@ def _learn(model: WorldModel, clips: Clips, frames: NDArray[np.int64], note: Not
         model.calibration,
         horizon=int(clips.decisions(model.config.chunk)[np.unique(clips.episode[frames])].max()),
     )
-    if model.config.tokenizer_steps:
+    if model.config.tokenizer_steps and not isinstance(model.tokenizer, Patches):
         fit_tokenizer(model, clips, frames, note)
     tokens = encode(model, clips, note)
     fit_dynamics(model, clips, tokens, frames, note)
@@ -127,6 +132,7 @@ def _go_on(
         dataclasses.replace(begin.config, **{name: getattr(config, name) for name in free}),
         begin.spec,
         begin.vocabulary,
+        begin.cameras,
     ).to(device)
     model.load_state_dict(begin.state_dict())
     return _learn(model, clips, np.flatnonzero(np.isin(clips.episode, train)), note)
@@ -162,6 +168,7 @@ def fit_tokenizer(model: WorldModel, clips: Clips, frames: NDArray[np.int64], no
     some = draw.choice(frames, min(len(frames), 256), replace=False)
     if isinstance(tokenizer, FrozenEncoder):
         return tokenizer.settle(np.asarray(clips.pictures[np.sort(some)]))
+    assert isinstance(tokenizer, Tokenizer), "pictures as they are need no training"
     usual = np.median(np.asarray(clips.pictures[np.sort(some)]), axis=0)  # (C,h,w,3)
     usual_pictures = scaled(torch.from_numpy(usual).to(model.device))
     optimizer, schedule = _optimizer(list(tokenizer.parameters()), config, config.tokenizer_steps)
@@ -215,9 +222,13 @@ def batch_of(model: WorldModel, clips: Clips, tokens: Tensor, windows: Windows) 
     frame = np.concatenate([windows.frame, np.maximum(windows.following[:, -1:], 0)], 1)
     follows = windows.following >= 0
     rows = torch.from_numpy(frame)
+    begun = clips.beginnings(windows.episode)
     return Batch(
         tokens=tokens[rows].to(model.device).float(),
         state=model.normal_state(clips.state[frame]),
+        before=model.normal_state(clips.state[_earlier(clips, windows.frame)]),
+        origin=tokens[torch.from_numpy(begun)].to(model.device).float(),
+        began=model.normal_state(clips.state[begun]),
         action=model.normal_action(windows.action),
         words=model.words([clips.task[int(episode)] for episode in windows.episode]),
         success=torch.from_numpy(windows.success).to(model.device).float(),
@@ -262,6 +273,109 @@ def fit_body(
         note("body", step + 1, config.body_steps, float(reach.detach()))
 
 
+def _earlier(clips: Clips, frame: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The frame a control step before each of `frame`; itself where there is none."""
+    before = np.maximum(frame - 1, 0)
+    near = (clips.episode[before] == clips.episode[frame]) & (clips.step[before] == clips.step[frame] - 1)
+    return np.where(near, before, frame)
+
+
+def fit_motion(
+    model: WorldModel,
+    dynamics: ViewDynamics,
+    clips: Clips,
+    tokens: Tensor,
+    frames: NDArray[np.int64],
+    note: Note,
+) -> None:
+    """Where the robot goes, over two chunks on end, and its own picture.
+
+    Raises:
+        ValueError: there are too few stretches of episodes with a frame at every control step.
+    """
+    config, draw = model.config, counter_generator("world motion", model.config.seed)
+    span = 2 * config.chunk
+    low = frames[clips.step[frames] + span < clips.num_steps[clips.episode[frames]]]
+    low = low[clips.step[np.minimum(low + span, len(clips.step) - 1)] == clips.step[low] + span]
+    if len(low) < config.body_batch:
+        raise ValueError(
+            f"{len(low)} stretches of {span} control steps have a frame at every step, and "
+            f"{config.body_batch} are needed: a world of kind 'views' follows the arm from step to step. "
+            "Record pictures at the control rate, or fit a model of kind 'video'"
+        )
+    dynamics.state_mean.copy_(model.state_mean)
+    dynamics.state_std.copy_(model.state_std)
+    change = torch.from_numpy(np.abs(clips.state[low + 1] - clips.state[low]).mean(0)).to(model.device)
+    dynamics.motion.pace.copy_((change / model.state_std).clamp_min(1e-3))
+    parameters = [*dynamics.motion.parameters(), *dynamics.robot.parameters()]
+    optimizer, schedule = _optimizer(parameters, config, config.body_steps)
+    few = config.body_batch // 8  # pictures are dearer than numbers
+    blind = torch.zeros(config.body_batch, 64, device=model.device)
+    for step in range(config.body_steps):
+        looks = step >= 0.75 * config.body_steps  # contact last: most of the way is free
+        rows = draw.choice(low, config.body_batch)
+        wanted = model.normal_state(clips.state[rows[:, None] + np.arange(1, span + 1)])
+        state = model.normal_state(clips.state[rows])
+        before = model.normal_state(clips.state[_earlier(clips, rows)])
+        first = clips.first[clips.episode[rows]] + clips.step[rows]
+        action = torch.from_numpy(clips.action[first[:, None] + np.arange(span)]).to(model.device)
+        action = (action - model.action_mean) / model.action_std
+        ways = []
+        for half in range(2):
+            felt = blind
+            if looks:
+                seen = tokens[torch.from_numpy(rows + half * config.chunk)].to(model.device)
+                with model.half():
+                    felt = dynamics.motion.felt(dynamics.patches.drawn(seen.float()))
+            part = action[:, half * config.chunk : (half + 1) * config.chunk]
+            way = dynamics.motion(state, before, part, felt)
+            ways.append(way)
+            state, before = way[:, -1], way[:, -2] if config.chunk > 1 else state
+        pace = dynamics.motion.pace
+        off = functional.smooth_l1_loss(torch.cat(ways, 1) / pace, wanted / pace, beta=0.3)
+        with model.half():
+            usual = dynamics.alone(model.normal_state(clips.state[rows[:few]]))
+        seen = dynamics.patches.drawn(tokens[torch.from_numpy(rows[:few])].to(model.device).float())
+        loss = off + functional.l1_loss(usual, seen)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        note("body", step + 1, config.body_steps, float(off.detach()))
+
+
+def fit_reflector(
+    model: WorldModel,
+    dynamics: ViewDynamics,
+    clips: Clips,
+    tokens: Tensor,
+    frames: NDArray[np.int64],
+    note: Note,
+) -> None:
+    """Success, once the world stands: half of the time on recorded frames, half on imagined ones.
+
+    Where an episode's beginning is not told, the present has to do, as when chunks are chosen in mid-episode.
+    """
+    config, draw = model.config, counter_generator("world reflector", model.config.seed)
+    parameters = list(dynamics.reflector.parameters())
+    steps = config.steps // 2
+    optimizer, schedule = _optimizer(parameters, config, steps)
+    for step in range(steps):
+        windows = clips.windows(draw.choice(frames, config.batch), config.chunk, config.window)
+        batch = batch_of(model, clips, tokens, windows)
+        if step % 4 == 3:
+            batch = dataclasses.replace(batch, origin=batch.tokens[:, 0], began=batch.state[:, 0])
+        with model.half():
+            loss = dynamics.success_loss(batch, imagined=step % 2 == 1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        note("reflector", step + 1, steps, float(loss.detach()))
+
+
 def fit_dynamics(
     model: WorldModel, clips: Clips, tokens: Tensor, frames: NDArray[np.int64], note: Note
 ) -> None:
@@ -269,6 +383,8 @@ def fit_dynamics(
     config = model.config
     if isinstance(model.dynamics, VideoDynamics):
         fit_body(model, model.dynamics, clips, tokens, frames, note)
+    if isinstance(model.dynamics, ViewDynamics):
+        fit_motion(model, model.dynamics, clips, tokens, frames, note)
     draw = counter_generator("world dynamics", config.seed)
     parameters = list(model.dynamics.parameters())
     optimizer, schedule = _optimizer(parameters, config, config.steps)
@@ -284,3 +400,5 @@ def fit_dynamics(
         optimizer.step()
         schedule.step()
         note("world", step + 1, config.steps, float(losses["tokens"].detach()))
+    if isinstance(model.dynamics, ViewDynamics):
+        fit_reflector(model, model.dynamics, clips, tokens, frames, note)

@@ -56,17 +56,17 @@ class Reflector:
 def reflector(model: WorldModel, seen: Seen) -> Reflector:
     """How far success can be left to the model, on the unseen episodes."""
     windows = seen.played.windows
-    threshold = model.calibration.threshold
-    task = np.unique(np.asarray(seen.clips.task), return_inverse=True)[1].astype(np.int64)
+    names, number = np.unique(np.asarray(seen.clips.task), return_inverse=True)
+    task, needed = number.astype(np.int64), np.array([model.calibration.needed(str(text)) for text in names])
     found = []
     for logit in (seen.played.logit, seen.taught):
         chance = probability(model, logit, windows.there)
         found.append(
             {
-                "decision": verdicts(chance, windows.success, windows.there, task, threshold),
+                "decision": verdicts(chance, windows.success, windows.there, task, needed),
                 "episode": verdicts(
                     chance.max(1, keepdims=True), seen.clips.success[:, None],
-                    np.ones((len(task), 1), np.bool_), task, threshold,
+                    np.ones((len(task), 1), np.bool_), task, needed,
                 ),
             }
         )  # fmt: skip
@@ -82,9 +82,17 @@ def probability(
 
 def verdicts(
     chance: NDArray[np.float64], truth: NDArray[np.bool_], there: NDArray[np.bool_],
-    task: NDArray[np.int64], threshold: float,
+    task: NDArray[np.int64], needed: NDArray[np.float64],
 ) -> Verdicts:  # fmt: skip
-    """Judge (E,L) probabilities where something is `there`; `task` (E,) numbers what is asked for."""
+    """Judge (E,L) probabilities where something is `there`.
+
+    Args:
+        chance: see above.
+        truth: (E,L), it succeeded.
+        there: (E,L).
+        task: (E,) numbers what is asked for.
+        needed: of each of these, the probability above which it is said to have succeeded.
+    """
 
     def pooled(measure: Measure) -> Callable[[NDArray[np.int64]], float]:
         def of(rows: NDArray[np.int64]) -> float:
@@ -104,11 +112,11 @@ def verdicts(
         count=len(flat),
         positive=int(right.sum()),
         precision=estimate(
-            pooled(lambda p, y, _: share(float((y & (p > threshold)).sum()), float((p > threshold).sum()))),
+            pooled(lambda p, y, k: share(float((y & (p > needed[k])).sum()), float((p > needed[k]).sum()))),
             episodes, "nothing was said to have succeeded",
         ),
         recall=estimate(
-            pooled(lambda p, y, _: share(float((y & (p > threshold)).sum()), float(y.sum()))),
+            pooled(lambda p, y, k: share(float((y & (p > needed[k])).sum()), float(y.sum()))),
             episodes, "nothing succeeded",
         ),
         auroc=estimate(pooled(auroc), episodes, "no task has both a success and a failure"),
@@ -201,7 +209,8 @@ def recorded_ranking(model: WorldModel, seen: Seen) -> Ranking:
     model: does what it thinks better succeed more often?
     """
     chance = probability(model, seen.played.logit, seen.played.windows.there).max(1)
-    said, real = chance > model.calibration.threshold, seen.clips.success
+    needed = np.array([model.calibration.needed(text) for text in seen.clips.task])
+    said, real = chance > needed, seen.clips.success
     policy = np.asarray(seen.clips.policy)
     names = sorted(set(seen.clips.policy))
     if len(names) > 1:

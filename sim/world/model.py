@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...datasets.spec import RobotSpec
+from .cameras import Cameras
 from .config import WorldConfig
 from .dynamics import Step
 from .encoder import FrozenEncoder
+from .patches import Patches
 from .rssm import Rssm
 from .tokenizer import Tokenizer
 from .video import VideoDynamics
+from .views import ViewDynamics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Calibration:
 
     Attributes:
         threshold: of the reflector's probability, above which an imagined episode has succeeded.
+        thresholds: by instruction, where enough of its episodes were held out; the others take `threshold`.
         temperature: by which its logits are divided.
         doubt: below which 95 of 100 of the held-out decisions lie when imagined from the first frame.
         horizon: decisions of the longest episode it was trained on.
@@ -35,6 +39,11 @@ class Calibration:
     temperature: float = 1.0
     doubt: float = float("inf")
     horizon: int = 1
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def needed(self, instruction: str) -> float:
+        """The probability above which an episode with this instruction has succeeded."""
+        return self.thresholds.get(instruction, self.threshold)
 
 
 class WorldModel(nn.Module):
@@ -44,6 +53,11 @@ class WorldModel(nn.Module):
         config: sizes.
         spec: of the robot and its cameras.
         vocabulary: the words of the instructions it knows.
+        cameras: where they are; kind ``views`` needs it.
+
+    Raises:
+        ValueError: kind ``views`` without `cameras`, with a frozen encoder, or of cameras that are not the
+            spec's.
     """
 
     state_mean: Tensor
@@ -51,14 +65,23 @@ class WorldModel(nn.Module):
     action_mean: Tensor
     action_std: Tensor
 
-    def __init__(self, config: WorldConfig, spec: RobotSpec, vocabulary: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: WorldConfig,
+        spec: RobotSpec,
+        vocabulary: Sequence[str],
+        cameras: Cameras | None = None,
+    ) -> None:
         super().__init__()
+        self.cameras = cameras
         self.config, self.spec, self.vocabulary = config, spec, tuple(vocabulary)
         self.calibration = Calibration()
         self._index = {word: number + 1 for number, word in enumerate(self.vocabulary)}
         camera = spec.cameras[0]
-        self.tokenizer: Tokenizer | FrozenEncoder
-        if config.encoder:
+        self.tokenizer: Tokenizer | FrozenEncoder | Patches
+        if config.kind == "views":
+            self.tokenizer = Patches(camera.height, camera.width)
+        elif config.encoder:
             self.tokenizer = FrozenEncoder(config.encoder, config.encoder_side, camera.height, camera.width)
         else:
             self.tokenizer = Tokenizer(config.latent, config.tokenizer_width, camera.height, camera.width)
@@ -66,8 +89,18 @@ class WorldModel(nn.Module):
             len(spec.cameras), self.tokenizer.places, self.tokenizer.dims, spec.state_dim,
             config.chunk * spec.action_dim, len(self.vocabulary),
         )  # fmt: skip
-        self.dynamics: VideoDynamics | Rssm
-        if config.kind == "rssm":
+        self.dynamics: VideoDynamics | ViewDynamics | Rssm
+        if isinstance(self.tokenizer, Patches):
+            if cameras is None or config.encoder:
+                raise ValueError(
+                    "a world model of kind 'views' draws by where the cameras are: give their calibration "
+                    "(--cameras FILE, see docs/world.md) and no frozen encoder, or fit one of kind 'video'"
+                )
+            self.dynamics = ViewDynamics(
+                cameras, spec, self.tokenizer, config.chunk, len(self.vocabulary), width=config.width,
+                heads=config.heads, ensemble=config.ensemble,
+            )  # fmt: skip
+        elif config.kind == "rssm":
             self.dynamics = Rssm(
                 *sizes, width=config.width, recurrent=config.recurrent, groups=config.groups,
                 classes=config.classes, ensemble=config.ensemble, success_weight=config.success_weight,
@@ -139,11 +172,27 @@ class WorldModel(nn.Module):
     # ---- imagination ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin(self, pictures: NDArray[np.uint8], state: NDArray[np.float32]) -> Any:
-        """The memory of imaginations that begin with pictures (B,C,h,w,3) and state (B,S)."""
+    def begin(
+        self,
+        pictures: NDArray[np.uint8],
+        state: NDArray[np.float32],
+        origin: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
+    ) -> Any:
+        """The memory of imaginations that begin with pictures (B,C,h,w,3) and state (B,S).
+
+        Args:
+            pictures: see above.
+            state: likewise, in the spec's units.
+            origin: the same two as the episode began, if it began before; None where that is now or unknown.
+        """
+        tokens, normal = self._seen(pictures), self.normal_state(state)
+        if origin is None:
+            return self.dynamics.begin(tokens, normal, tokens, normal)
+        return self.dynamics.begin(tokens, normal, self._seen(origin[0]), self.normal_state(origin[1]))
+
+    def _seen(self, pictures: NDArray[np.uint8]) -> Tensor:
         with self.half():
-            tokens = self.tokenizer.encode(torch.as_tensor(pictures).to(self.device))
-        return self.dynamics.begin(tokens, self.normal_state(state))
+            return self.tokenizer.encode(torch.as_tensor(pictures).to(self.device))
 
     @torch.no_grad()
     def step(self, memory: Any, action: Tensor, words: Tensor) -> tuple[Any, Step]:

@@ -173,7 +173,8 @@ def counterfactual(model: WorldModel, referees: Referees, seen: Seen) -> Counter
         words = model.words([seen.clips.task[int(one)] for one in at[0]])
         moved, read = [], []
         for chunk in (action[some], mirrored(spec, axes, action[some], state[some])):
-            memory = model.dynamics.begin(tokens, model.normal_state(state[some]))
+            normal = model.normal_state(state[some])
+            memory = model.dynamics.begin(tokens, normal, tokens, normal)
             given = model.normal_action(chunk)
             _, step = model.step(memory, given, words)
             felt = model.physical_state(step.state)[:, of_state] - state[some][:, of_state]

@@ -170,7 +170,7 @@ class Rssm(nn.Module):
 
     # ---- imagination ---------------------------------------------------------------------------------
 
-    def begin(self, tokens: Tensor, state: Tensor) -> Memory:
+    def begin(self, tokens: Tensor, state: Tensor, origin: Tensor, began: Tensor) -> Memory:
         """See `Dynamics`."""
         held, logits = self._first(self._embed(tokens, state))
         return Memory(held, _mode(logits.exp()), tokens, state)

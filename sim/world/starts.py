@@ -24,6 +24,7 @@ class Starts:
         state: float32 (N,S), physical units.
         task: (N,) index into `tasks`.
         decision: (N,) how many decisions of the recorded episode came before; 0 is a real beginning.
+        origin: (N,) the frame with which that episode began.
         split: (N,) 0 train, 1 select, 2 test. What the model was trained on is `train`; of the episodes held
             out every second one of a task is `select` and every other `test`.
         tasks: ``suite/task`` of each task.
@@ -35,6 +36,7 @@ class Starts:
     state: NDArray[np.float32]
     task: NDArray[np.int64]
     decision: NDArray[np.int64]
+    origin: NDArray[np.int64]
     split: NDArray[np.int64]
     tasks: tuple[str, ...]
     instructions: tuple[str, ...]
@@ -96,6 +98,7 @@ def starts_of(clips: Clips, config: WorldConfig) -> Starts:
         state=clips.state[rows],
         task=of_task[episode],
         decision=clips.step[rows] // config.chunk,
+        origin=episode,  # for the beginnings of all episodes come first, in order
         split=np.array([1 + rank[int(e)] % 2 if int(e) in rank else 0 for e in episode]),
         tasks=tasks,
         instructions=tuple(instruction[name] for name in tasks),

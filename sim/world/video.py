@@ -27,7 +27,7 @@ def turn(x: Tensor, time: Tensor) -> Tensor:
     return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """Pre-norm attention over the last `context` decisions, and a feed-forward part."""
 
     def __init__(self, width: int, heads: int, context: int) -> None:
@@ -143,8 +143,8 @@ class VideoDynamics(nn.Module):
         self.read, self.feel = nn.Linear(dims, width), nn.Linear(state, width)
         self.place = nn.Parameter(torch.randn(cameras * places + 1, width) * 0.02)
         self.act = nn.Sequential(nn.Linear(chunk, width), nn.SiLU(), nn.Linear(width, width))
-        self.layers: Sequence[_Layer] = nn.ModuleList(  # type: ignore[assignment]
-            _Layer(width, heads, context) for _ in range(layers)
+        self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
+            Layer(width, heads, context) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.see = nn.ModuleList(self._head(width, dims) for _ in range(ensemble))
@@ -210,7 +210,7 @@ class VideoDynamics(nn.Module):
 
     # ---- imagination ---------------------------------------------------------------------------------
 
-    def begin(self, tokens: Tensor, state: Tensor) -> Memory:
+    def begin(self, tokens: Tensor, state: Tensor, origin: Tensor, began: Tensor) -> Memory:
         first = self.layers[0]
         width = self.norm.normalized_shape[0]
         shape = (
@@ -293,7 +293,7 @@ class VideoDynamics(nn.Module):
     @torch.no_grad()
     def _imagine(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What it reads at each decision if it sees only the first frame: (B,L,C,n,d) and (B,L,S)."""
-        memory = self.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = self.begin(batch.tokens[:, 0], batch.state[:, 0], batch.origin, batch.began)
         tokens, state = [memory.tokens], [memory.state]
         for decision in range(batch.action.shape[1] - 1):
             memory, _ = self.step(memory, batch.action[:, decision], batch.words)

@@ -79,6 +79,9 @@ def batch(rows: int, window: int, seed: int = 0, shape: tuple[int, int, int] = (
     return Batch(
         tokens=some(rows, window + 1, *shape),
         state=some(rows, window + 1, 2),
+        before=some(rows, window, 2),
+        origin=some(rows, *shape),
+        began=some(rows, 2),
         action=some(rows, window, CHUNK, 2),
         words=torch.ones(rows, 3, dtype=torch.int64),
         success=torch.zeros(rows, window),

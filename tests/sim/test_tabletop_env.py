@@ -323,3 +323,14 @@ def test_stock_pictures_have_shadows_and_smooth_edges_and_leave_the_fast_ones_as
     )
     with pytest.raises(ValueError, match="did you mean 'stock'"):
         make("demo", render="stok")
+
+
+def test_a_process_that_draws_can_learn_afterwards() -> None:
+    """Two LLVMs in one process, loaded in the wrong order, end it with a segmentation fault."""
+    code = (
+        "import torch; from regrip.sim.tabletop.env import TabletopEnv as E; e = E(); "
+        "from regrip.datasets.starts import StartState as S; e.reset(S('demo/lift_red', 'train', 0)); "
+        "e.render('front'); torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "alive\n", done.stderr[-800:]

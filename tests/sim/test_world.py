@@ -20,7 +20,7 @@ from regrip.datasets.spec import SpecMismatchError
 from regrip.datasets.starts import StartState
 from regrip.datasets.store.writer import StoreWriter
 from regrip.sim.collect import collect
-from regrip.sim.world.calibrate import calibrate, play
+from regrip.sim.world.calibrate import calibrate, play, threshold
 from regrip.sim.world.clips import Clips, read_clips
 from regrip.sim.world.config import WorldConfig
 from regrip.sim.world.dynamics import take
@@ -157,7 +157,7 @@ def test_one_step_at_a_time_is_the_whole_stretch_at_once(
     dynamics = model.dynamics
     with torch.no_grad():
         whole = dynamics.predictions(batch)[0].mean(0)
-        memory = dynamics.begin(batch.tokens[:, 0], batch.state[:, 0])
+        memory = dynamics.begin(batch.tokens[:, 0], batch.state[:, 0], batch.tokens[:, 0], batch.state[:, 0])
         for decision in range(4):
             # What was really seen, in the place of what was imagined.
             memory = dataclasses.replace(
@@ -174,7 +174,7 @@ def test_episodes_of_different_ages_go_on_together(world: tuple[WorldModel, Star
     state = model.normal_state(clips.state[:2])
     action, words = torch.randn(2, 2, 2), model.words([toy.INSTRUCTIONS[0]] * 2)
     with torch.no_grad():
-        young = dynamics.begin(tokens, state)
+        young = dynamics.begin(tokens, state, tokens, state)
         old, _ = dynamics.step(young, action, words)
         mixed = dataclasses.replace(
             young, **{n: torch.stack([getattr(old, n)[0], getattr(young, n)[1]]) for n in vars(young)}
@@ -214,7 +214,7 @@ def test_the_reflector_tells_success_from_failure(world: tuple[WorldModel, Start
     chance = np.where(
         played.windows.there, 1 / (1 + np.exp(-played.logit / model.calibration.temperature)), 0
     )
-    said = chance.max(1) > model.calibration.threshold
+    said = chance.max(1) > [model.calibration.needed(text) for text in clips.task]
     assert (said == clips.success).mean() > 0.85
 
 
@@ -317,6 +317,26 @@ def test_without_dynamic_stop_episodes_go_on_to_their_limit(world: tuple[WorldMo
         )  # fmt: skip
     limit = world[1].limits[world[1].tasks.index("toy/right")]
     assert (played.num_steps == limit * toy.CHUNK).all()
+
+
+@pytest.mark.parametrize(("needed", "wins"), [(0.0, True), (1.0, False)])
+def test_an_instruction_may_need_more_than_another(
+    world: tuple[WorldModel, Starts], needed: float, wins: bool
+) -> None:
+    model, starts = world
+    before, text = model.calibration, starts.instructions[starts.tasks.index("toy/right")]
+    model.calibration = dataclasses.replace(before, threshold=0.5, thresholds={text: needed})
+    with WorldEnv(model, starts, num_slots=4, cut_off=np.inf) as env:
+        played, _ = collect(
+            env, Walker(2.0), starts_for("right", 4), range(4), run_key=("t",), greedy=False, policy_version=0
+        )  # fmt: skip
+    model.calibration = before
+    assert (played.success == wins).all()
+
+
+def test_the_threshold_lets_as_many_succeed_as_did() -> None:
+    best, real = np.array([0.21, 0.42, 0.63, 0.84]), np.array([False, True, False, True])
+    assert threshold(best, real) == pytest.approx(0.62)  # the highest that lets two through
 
 
 def test_dreaming_past_the_trained_horizon_is_refused(world: tuple[WorldModel, Starts]) -> None:

@@ -56,8 +56,8 @@ def test_below_the_free_nats_nothing_is_moved() -> None:
 def test_a_rollout_has_the_shapes_it_promises_and_is_repeatable() -> None:
     model, data = made(), batch(5, 3)
     with torch.no_grad():
-        memory = model.begin(data.tokens[:, 0], data.state[:, 0])
-        again = model.begin(data.tokens[:, 0], data.state[:, 0])
+        memory = model.begin(data.tokens[:, 0], data.state[:, 0], data.tokens[:, 0], data.state[:, 0])
+        again = model.begin(data.tokens[:, 0], data.state[:, 0], data.tokens[:, 0], data.state[:, 0])
         for decision in range(3):
             memory, step = model.step(memory, data.action[:, decision], data.words)
             again, same = model.step(again, data.action[:, decision], data.words)
@@ -74,7 +74,7 @@ def test_a_rollout_has_the_shapes_it_promises_and_is_repeatable() -> None:
 def test_imaginations_can_be_taken_out_and_put_back() -> None:
     model, data = made(), batch(6, 2)
     with torch.no_grad():
-        memory = model.begin(data.tokens[:, 0], data.state[:, 0])
+        memory = model.begin(data.tokens[:, 0], data.state[:, 0], data.tokens[:, 0], data.state[:, 0])
         memory, _ = model.step(memory, data.action[:, 0], data.words)
         rows = torch.tensor([4, 1])
         part = take(memory, rows)
@@ -90,7 +90,11 @@ def test_what_the_first_frame_shows_stays_where_nothing_is_decoded() -> None:
     model, data = made(), batch(3, 1)
     with torch.no_grad():
         model.decoder[-1].weight.zero_()
-        _, step = model.step(model.begin(data.tokens[:, 0], data.state[:, 0]), data.action[:, 0], data.words)
+        _, step = model.step(
+            model.begin(data.tokens[:, 0], data.state[:, 0], data.tokens[:, 0], data.state[:, 0]),
+            data.action[:, 0],
+            data.words,
+        )
     assert torch.equal(step.tokens, data.tokens[:, 0])
     assert torch.equal(step.state, data.state[:, 0])
 
@@ -171,7 +175,9 @@ def test_a_toy_world_is_learnt_saved_and_played(tmp_path: Path) -> None:
     windows = data.windows(data.beginnings(held), CHUNK, 4)
     with torch.no_grad():
         whole = batch_of(model, data, tokens, windows)
-        memory = model.dynamics.begin(whole.tokens[:, 0], whole.state[:, 0])
+        memory = model.dynamics.begin(
+            whole.tokens[:, 0], whole.state[:, 0], whole.tokens[:, 0], whole.state[:, 0]
+        )
         for decision in range(3):
             memory, step = model.step(memory, whole.action[:, decision], whole.words)
     # Three decisions on, of episodes it has not seen, against a world that stands still.
