@@ -51,26 +51,26 @@ def test_a_kind_that_does_not_exist_is_refused_before_anything_is_played(
 
 
 def test_what_a_simulator_cannot_change_is_in_the_table() -> None:
-    starts = tuple(StartState("mt3/drawer-open", "test", index) for index in range(20))
+    starts = tuple(StartState("robosuite/door", "test", index) for index in range(20))
     played = {}
     for kind, won in (("none", 15), ("light", 10)):
         outcomes = Outcomes(starts, tuple(index < won for index in range(20)), (10,) * 20)
-        environment = {"name": "metaworld", "suite": "mt3", "perturb": kind}
+        environment = {"name": "robosuite", "suite": "robosuite", "perturb": kind}
         played[kind] = Measurement(environment, "test", 0, "p", "d", {}, {"greedy": outcomes}, {})
     console = Console(file=io.StringIO(), width=150)
     print_robustness(played, "greedy", whole=True, console=console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/20" in said
-    assert said.count("not available") == 2
-    assert "the package builds its scenes whole" in said
+    assert said.count("not available") == 1
+    assert "used to the edge" in said
     console = Console(file=io.StringIO(), width=150)
     print_robustness(played, "greedy", whole=False, console=console)
     assert "not available" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_what_a_simulator_cannot_change_is_refused_with_the_reason() -> None:
-    config = EnvConfig(name="metaworld", suite="mt3")
-    with pytest.raises(ValueError, match="no perturbation 'layout': the package places the objects"):
+    config = EnvConfig(name="robosuite", suite="robosuite")
+    with pytest.raises(ValueError, match="no perturbation 'layout': the bin of can and the table of wipe"):
         perturbations("layout", config)
     with pytest.raises(ValueError, match="did you mean 'light'"):
         perturbations("lihgt", config)

@@ -72,6 +72,8 @@ def running() -> Iterator[Running]:
 
     thread = threading.Thread(target=loop)
     thread.start()
+    while node.figures.ticks < 10:  # an arm is enabled only once it has been seen to stand
+        time.sleep(0.005)
     yield Running(node, robot, page)
     over.set()
     thread.join()
