@@ -10,6 +10,7 @@ import mujoco
 import tyro
 
 from ..sim.tabletop.env import CAMERAS, TabletopEnv
+from ..sim.tabletop.tasks import suites
 from ..sim.world.cameras import Cameras, View
 from .config import parse_options
 
@@ -26,7 +27,15 @@ class Options:
 
 
 def calibration(suite: str) -> Cameras:
-    """Where the cameras of a tabletop suite are, and how they look."""
+    """Where the cameras of a tabletop suite are, and how they look.
+
+    Raises:
+        ValueError: there is no such suite, or the name is of several with cameras of their own.
+    """
+    if len(names := suites(suite)) > 1:
+        raise ValueError(
+            f"{suite!r} is several suites, each with its cameras: name one of {', '.join(names)}"
+        )
     env = TabletopEnv(suite)
     model = mujoco.MjModel.from_xml_string(env.world.scene.mjcf)
     env.close()

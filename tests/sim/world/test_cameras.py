@@ -104,6 +104,10 @@ def test_a_calibration_survives_its_file_and_a_bad_one_is_named(tmp_path: Path) 
 
 
 def test_other_cameras_and_axes_than_the_robots_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="'four' is several suites, each with its cameras: name one of spatial"
+    ):
+        calibration("four")
     env = TabletopEnv(cameras=("front",))
     with pytest.raises(ValueError, match="of the cameras front, wrist, the episodes have front"):
         calibration("demo").require_match(env.spec)
