@@ -51,7 +51,7 @@ class WorldConfig:
             predicted itself, so that it learns to go on from its own mistakes.
         learning_rate: peak of the dynamics' and the tokenizer's, warm-up and cosine.
         weight_decay: of both.
-        success_weight: of the reflector's loss beside the prediction's; ``views`` trains it apart, without one.
+        success_weight: of the reflector's loss beside the prediction's; ``views`` trains it apart.
         held_out: share of the episodes that nothing is trained on, by which it is calibrated and checked.
         max_words: of an instruction.
         seed: of everything.
